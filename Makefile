@@ -1,0 +1,49 @@
+# Everything that is done with this checkout. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help serve demo test soak check format bench clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.runtime: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+serve: $(VENV)/.runtime ## serve the well-known registries on 127.0.0.1:5000 (ARGS="--config FILE" for your own)
+	$(BIN)/mirrorproxy serve $(ARGS)
+
+demo: $(VENV)/.runtime ## see in half a minute what it does, without a network
+	$(BIN)/mirrorproxy demo
+
+test: $(VENV)/.dev check ## everything, real clients included (their Debian packages are installed when root and missing)
+	tests/tools.sh
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+soak: $(VENV)/.dev ## what takes longer than make test may
+	tests/tools.sh
+	$(BIN)/pytest -m soak --timeout 3600 $(ARGS)
+
+check: $(VENV)/.dev ## lint, format, types and layers alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_layers.py
+
+format: $(VENV)/.dev ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## mirrorproxy beside docker-registry and nginx, in one run
+	tests/tools.sh
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what was made here
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,146 @@
+"""`python -m bench`: run the rows, print the table and the bars.
+
+Exit code 0, 1 for a run that failed, 2 for a bar that was missed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from bench import Failure
+from bench.memory import Peaks
+from bench.origin import Origin
+from bench.peers import Server, require_tools, start, versions
+from bench.rows import ALL, BARS, DIRECT, GIB, LARGE, LAYERS, MEMORY, MIB, ROWS, Row, Stage, make_warm
+
+COLUMNS = (*ALL, DIRECT)
+_SPACE = 12 * GIB
+"""Both caches keep about 2 GiB of three rounds, and mirrorproxy keeps 5 GiB free by default."""
+
+Samples = dict[str, dict[str, list[float]]]
+Medians = dict[str, dict[str, float]]
+
+
+def run(rows: list[Row], names: list[str], rounds: int, seconds: int, parent: str | None) -> Samples:
+    """Every row's figures, by figure and server, a value a round. Servers are measured in turn, the others are idle."""
+    samples: Samples = defaultdict(lambda: defaultdict(list))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mirrorproxy-bench-", dir=parent)))
+        folder.chmod(0o755)
+        if (free := shutil.disk_usage(folder).free) < _SPACE:
+            raise Failure(f"{folder} has {free / GIB:.1f} GiB free, {_SPACE / GIB:.0f} are needed (see --directory)")
+        origin = stack.enter_context(contextlib.closing(Origin(LARGE)))
+        stage = Stage(origin, origin.add("warm", LAYERS), seconds)
+        servers = [_start(stack, stage, name, folder / name) for name in names]
+        peaks = stack.enter_context(contextlib.closing(Peaks({server.name: server.pid for server in servers})))
+        for server in servers:
+            make_warm(stage, server)
+        os.sync()
+        direct = Server(DIRECT, origin.host, origin.port, os.getpid(), folder)
+        for number in range(rounds):
+            for row in rows:
+                turn = [server for server in (*servers, direct) if server.name in row.servers]
+                for server in turn[number % len(turn) :] + turn[: number % len(turn)]:
+                    _say(f"round {number + 1} of {rounds}: {row.name}, {server.name}")
+                    server.empty_logs()
+                    for figure, value in row.measure(stage, server).items():
+                        samples[figure][server.name].append(value)
+        peaks.close()
+        for name, peak in peaks.bytes.items():
+            samples[MEMORY.key][name].append(peak / MIB)
+    return samples
+
+
+def _start(stack: contextlib.ExitStack, stage: Stage, name: str, folder: Path) -> Server:
+    _say(f"starting {name}")
+    folder.mkdir()
+    return stack.enter_context(start(name, folder, stage.origin, stage.image))
+
+
+def table(rows: list[Row], medians: Medians) -> str:
+    """A line a figure: each server's median, and mirrorproxy's divided by each of the others'."""
+    others = COLUMNS[1:]
+    lines = [["", "", *COLUMNS, *(f"/ {other}" for other in others)]]
+    for figure in [figure for row in rows for figure in row.figures] + [MEMORY]:
+        values = medians.get(figure.key, {})
+        cells = [_number(values.get(name), figure.digits) for name in COLUMNS]
+        mine = values.get("mirrorproxy")
+        ratios = [_number(mine / values[name] if mine is not None and values.get(name) else None, 2) for name in others]
+        lines.append([figure.title, figure.unit, *cells, *ratios])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), line[1].ljust(widths[1]), *map(str.rjust, line[2:], widths[2:])]).rstrip()
+        for line in lines
+    )
+
+
+def bars(medians: Medians) -> tuple[list[str], bool]:
+    """A line a bar, and whether one was missed. What was not measured is not missed, and said."""
+    lines, missed = [], False
+    for bar in BARS:
+        value = bar.value(medians)
+        what = f"{bar.figure}{f' / {bar.against}' if bar.against else ''} {'>=' if bar.at_least else '<'} {bar.bound:g}"
+        if value is None:
+            lines.append(f"{what}: not measured")
+            continue
+        missed |= not bar.met(value)
+        lines.append(f"{what}: {value:.2f}, {'met' if bar.met(value) else 'MISSED'}")
+    return lines, missed
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="mirrorproxy beside docker-registry and nginx."
+    )
+    names = [row.name for row in ROWS]
+    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one short round: for a look, not for a claim")
+    parser.add_argument("--only", action="append", choices=names, metavar="ROW", help=f"repeatable: {', '.join(names)}")
+    parser.add_argument("--server", action="append", choices=ALL, help="repeatable: leave the other servers out")
+    parser.add_argument(
+        "--directory", help="where the caches are kept meanwhile (default: the system's temporary folder)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all samples, medians and the machine there")
+    options = parser.parse_args()
+    rows = [row for row in ROWS if row.name in (options.only or names)]
+    rounds, seconds = (1, 1) if options.quick else (options.rounds, 2)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of the servers' stops
+    began = time.monotonic()
+    try:
+        require_tools()
+        machine = versions()
+        samples = run(rows, options.server or list(ALL), rounds, seconds, options.directory)
+    except (Failure, OSError, subprocess.TimeoutExpired) as failure:
+        _say(f"bench: {failure}")
+        return 1
+    medians = {key: {name: statistics.median(taken) for name, taken in by.items()} for key, by in samples.items()}
+    lines, missed = bars(medians)
+    print(f"{machine}; medians of {rounds}, wrk for {seconds} s, {time.monotonic() - began:.0f} s in all\n")
+    print(table(rows, medians), *["", *lines], sep="\n")
+    if options.json:
+        result = {"machine": machine, "rounds": rounds, "seconds": seconds, "samples": samples, "medians": medians}
+        Path(options.json).write_text(json.dumps({**result, "bars": lines}, indent=2) + "\n")
+    return 2 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

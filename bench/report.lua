@@ -1,0 +1,8 @@
+-- What a wrk run amounts to, as one line of JSON.
+function done(summary, latency, requests)
+   local errors = summary.errors
+   io.write(string.format(
+      '{"requests": %d, "microseconds": %d, "bytes": %d, "status": %d, "socket": %d, "timeout": %d}\n',
+      summary.requests, summary.duration, summary.bytes,
+      errors.status, errors.connect + errors.read + errors.write, errors.timeout))
+end

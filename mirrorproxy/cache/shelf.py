@@ -1,0 +1,184 @@
+"""The store as the cache uses it: what cannot be read is not there, what cannot be kept is served all the same.
+
+One shelf for all registries. Whatever the disk or the index does wrong ends here, as a miss and a line in the log.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from mirrorproxy.cache.memory import Recent
+from mirrorproxy.errors import BadAnswer, CacheFailed
+from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, parse
+from mirrorproxy.names import Descriptor, Digest, Repository, Tag
+from mirrorproxy.registry import Kind, Listing, Manifest, Outcome, Result
+from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.openfiles import OpenBlob
+from mirrorproxy.store.index import Index
+from mirrorproxy.store.records import Fact, KeptListing, TagRecord
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_HOT_BYTES = 16 << 20  # manifests kept in memory, by their size; a typical one has 1 to 10 KiB
+_READ = 256 << 10
+HIT = Outcome(Result.HIT, stored=True)
+
+
+class StoredBlob:
+    """Committed content: a `FileBlob` that is whole."""
+
+    first = 0
+
+    def __init__(self, opened: OpenBlob, outcome: Outcome = HIT) -> None:
+        self._opened = opened
+        self.digest = opened.digest
+        self.size: int | None = opened.size
+        self.outcome = outcome
+
+    @property
+    def fd(self) -> int:
+        """The file's."""
+        return self._opened.fd
+
+    def ready(self, start: int) -> int:
+        """All of it."""
+        return max(start, self._opened.size)
+
+    async def wait(self, start: int) -> None:
+        """Nothing to wait for."""
+
+    async def chunks(self, start: int, end: int | None) -> AsyncIterator[bytes]:
+        """See `Blob.chunks`."""
+        end = self._opened.size if end is None else end
+        while start < end:
+            data = await asyncio.to_thread(os.pread, self._opened.fd, min(_READ, end - start), start)
+            if not data:
+                raise CacheFailed(f"the file of {self.digest} became shorter than it was")
+            start += len(data)
+            yield data
+
+    async def aclose(self) -> None:
+        """Give the descriptor back."""
+        self._opened.close()
+
+
+class Shelf:
+    """Manifests, blobs, tags and listings of all registries, as far as they are kept.
+
+    `changed` is called when a tag or manifest came or went, `used` with each digest that was served.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        index: Index,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        used: Callable[[Digest], None] = lambda _: None,
+        grown: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._blobs = blobs
+        self._index = index
+        self._changed = changed
+        self._used = used
+        self._grown = grown
+        self._hot: Recent[Digest, Manifest] = Recent(_HOT_BYTES, lambda manifest: 1024 + 2 * len(manifest.body))
+
+    async def fact(self, repository: Repository, digest: Digest) -> Fact | None:
+        """What is known of `digest` in `repository`; None: not known to belong there."""
+        return self._index.peek_fact(repository, digest) or await _or(None, self._index.fact(repository, digest))
+
+    async def know(self, repository: Repository, descriptors: Iterable[Descriptor]) -> None:
+        """Remember that these belong to `repository`."""
+        await _or(None, self._index.put_facts(repository, descriptors))
+
+    async def committed(self, repository: Repository, digest: Digest, size: int) -> None:
+        """A blob that this repository has was stored."""
+        self._used(digest)
+        if await self.fact(repository, digest) is None:
+            await self.know(repository, (Descriptor("application/octet-stream", digest, size),))
+
+    async def manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """The manifest, where it is here and known to belong to `repository`. A layer is never one."""
+        fact = await self.fact(repository, digest)
+        if fact is None or fact.media_type not in MEDIA_TYPES:
+            return None
+        self._used(digest)
+        if (hot := self._hot.get(digest)) is not None and hot.descriptor.media_type == fact.media_type:
+            return hot
+        if (body := await _or(None, self._blobs.read(digest, MAX_SIZE))) is None:
+            return None
+        try:
+            contents = parse(body, fact.media_type)
+        except BadAnswer:  # the fact is of another time, or forged
+            return None
+        manifest = Manifest(Descriptor(fact.media_type, digest, len(body)), body, contents, HIT)
+        self._hot.put(digest, manifest)
+        return manifest
+
+    async def keep(self, repository: Repository, manifest: Manifest) -> bool:
+        """Store a manifest, and what it names as belonging to `repository`. False where that failed."""
+        digest = manifest.descriptor.digest
+        try:
+            self._grown(await self._blobs.put(digest, manifest.body))
+            await self._index.put_facts(repository, (manifest.descriptor, *manifest.contents.children))
+        except CacheFailed as error:
+            log.warning("%s@%s is not kept: %s", repository, digest, error)
+            return False
+        self._hot.put(digest, Manifest(manifest.descriptor, manifest.body, manifest.contents, HIT))
+        self._used(digest)
+        self._changed()
+        return True
+
+    async def tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
+        """The record of a tag."""
+        return self._index.peek_tag(repository, tag) or await _or(None, self._index.tag(repository, tag))
+
+    async def set_tag(self, repository: Repository, tag: Tag, record: TagRecord) -> None:
+        """Upstream vouched for it."""
+        before = self._index.peek_tag(repository, tag)
+        await _or(None, self._index.put_tag(repository, tag, record))
+        if before is None or before.digest != record.digest:
+            self._changed()
+
+    async def forget_tag(self, repository: Repository, tag: Tag) -> None:
+        """Upstream has it no more."""
+        await _or(None, self._index.forget_tag(repository, tag))
+        self._changed()
+
+    async def blob(self, digest: Digest, size: int | None) -> StoredBlob | None:
+        """The committed content, open; None where it is not here, or not as long as `size` says."""
+        opened = await _or(None, self._blobs.open(digest, size))
+        if opened is None:
+            return None
+        self._used(digest)
+        return StoredBlob(opened)
+
+    async def has(self, digest: Digest) -> bool:
+        """Is the content here, whoever it belongs to?"""
+        if (blob := await self.blob(digest, None)) is None:
+            return False
+        await blob.aclose()
+        return True
+
+    async def listing(self, repository: Repository, kind: Kind, query: str) -> KeptListing | None:
+        """The last answer to a listing. `query`: of referrers, the digest and the query."""
+        return await _or(None, self._index.listing(repository, kind, query))
+
+    async def keep_listing(
+        self, repository: Repository, kind: Kind, query: str, listing: Listing, checked: float
+    ) -> None:
+        """Remember an answer for the time when upstream is away."""
+        await _or(None, self._index.put_listing(repository, kind, query, listing, checked))
+
+
+async def _or(default: T, work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except CacheFailed as error:
+        log.warning("the cache is of no help: %s", error)
+        return default

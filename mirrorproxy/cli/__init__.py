@@ -1,0 +1,25 @@
+"""The command line: one file a command, no logic of its own."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mirrorproxy import __version__
+
+_COMMANDS = ("serve", "config_command", "demo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the process's exit status: 0 well, 1 not, 2 wrong words, 78 wrong configuration (EX_CONFIG)."""
+    parser = argparse.ArgumentParser(
+        prog="mirrorproxy",
+        description="A pull-through cache for container images, for slow, lossy, metered and restricted networks.",
+    )
+    parser.add_argument("--version", action="version", version=f"mirrorproxy {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name in _COMMANDS:
+        import_module(f"mirrorproxy.cli.{name}").add(commands)
+    parsed = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    status: int = parsed.run(parsed)
+    return status

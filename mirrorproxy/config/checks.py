@@ -1,0 +1,97 @@
+"""How settings fit together, where each is right by itself. Every refusal says what to change."""
+
+from urllib.parse import urlsplit
+
+from mirrorproxy.config.addresses import ListenAddress
+from mirrorproxy.config.registries import DOCKER_HUB
+from mirrorproxy.config.settings import Settings, UpstreamSettings
+from mirrorproxy.config.tree import Tree
+
+
+def check_together(tree: Tree, settings: Settings) -> Settings:
+    """The settings with one upstream marked as the default; what does not fit together is noted in the tree.
+
+    A check whose subject was found wrong already is left out: its answer would be about something nobody wrote.
+    """
+    for name, upstream in settings.upstreams.items():
+        _check_exposure(tree, settings, name, upstream)
+        _check_patterns(tree, name, upstream)
+        _check_loops(tree, settings, name, upstream)
+        _warn_of_clear_text(tree, name, upstream)
+    return _with_default(tree, settings)
+
+
+def _check_exposure(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:
+    """Whoever reaches the port may pull whatever the upstream's credentials open: the operator has to say so."""
+    key = ("upstreams", name, "credentials")
+    exposed = [str(address) for address in settings.server.listen if not address.is_loopback]
+    known = not any(tree.is_wrong(other) for other in (("server", "listen"), (*key[:2], "repositories")))
+    if upstream.credentials is not None and not upstream.repositories and exposed and known:
+        tree.problem(
+            key,
+            f"whoever reaches {', '.join(exposed)} could pull private images with these credentials; add repositories: "
+            'with patterns of what may be served (["team/*"]), or listen on 127.0.0.1 alone',
+        )
+
+
+def _check_patterns(tree: Tree, name: str, upstream: UpstreamSettings) -> None:
+    """`alpine` is library/alpine on Docker Hub, so that a pattern of a single word would match nothing there."""
+    for position, pattern in enumerate(upstream.repositories):
+        if name == DOCKER_HUB and "/" not in pattern and "**" not in pattern:
+            key = ("upstreams", name, "repositories", position)
+            tree.problem(
+                key, f"{pattern} matches nothing, as Docker Hub's own images are in library/; write library/{pattern}"
+            )
+
+
+def _check_loops(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:
+    """An endpoint that is the service's own address would have it wait for itself."""
+    own = {(address.host, address.port) for address in settings.server.listen if _has_fixed_port(address)}
+    for position, endpoint in enumerate(upstream.endpoints):
+        url = urlsplit(endpoint)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        key = ("upstreams", name, "endpoints")
+        if (url.hostname, port) in own and not tree.is_wrong(key) and not tree.is_wrong(("server", "listen")):
+            tree.problem((*key, position), f"{endpoint} is an address that this service listens on itself")
+
+
+def _has_fixed_port(address: ListenAddress) -> bool:
+    return address.path is None and address.port != 0
+
+
+def _warn_of_clear_text(tree: Tree, name: str, upstream: UpstreamSettings) -> None:
+    key = ("upstreams", name, "endpoints")
+    for position, endpoint in enumerate(upstream.endpoints):
+        url = urlsplit(endpoint)
+        is_local = ListenAddress(url.hostname or "").is_loopback
+        if upstream.credentials is not None and url.scheme == "http" and not is_local:
+            tree.warning((*key, position), f"{endpoint} is sent the credentials in clear text; use https")
+
+
+def _with_default(tree: Tree, settings: Settings) -> Settings:
+    """One upstream answers clients that name none: the one marked, the only one, or Docker Hub."""
+    upstreams = settings.upstreams
+    if any(key[0] == "upstreams" and (len(key) < 3 or key[2] == "default") for key in tree.wrong):
+        return settings
+    if not upstreams:
+        tree.problem(
+            ("upstreams",), "names no registry; name one at least, or leave the key out for the well-known ones"
+        )
+        return settings
+    marked = [name for name, upstream in upstreams.items() if upstream.default]
+    for name in marked[1:]:
+        tree.problem(("upstreams", name, "default"), f"{marked[0]} is the default already; only one can be")
+    if marked:
+        return settings
+    if len(upstreams) == 1:
+        chosen = next(iter(upstreams))
+    elif DOCKER_HUB in upstreams and "default" not in upstreams[DOCKER_HUB].model_fields_set:
+        chosen = DOCKER_HUB
+    else:
+        names = ", ".join(upstreams)
+        tree.problem(
+            ("upstreams",), f"none of {names} is the default; add `default: true` to the one that clients mean"
+        )
+        return settings
+    default = upstreams[chosen].model_copy(update={"default": True})
+    return settings.model_copy(update={"upstreams": upstreams | {chosen: default}})

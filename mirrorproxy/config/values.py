@@ -1,0 +1,182 @@
+"""What a single setting may be: the types of the leaves, each with the words for what is wrong with a value.
+
+A setting comes as text (from file, environment and flags) or, in a program, as what it is: both are read here.
+"""
+
+import math
+import re
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, SecretStr
+
+from mirrorproxy.config.addresses import ListenAddress, parse_endpoint, parse_proxy, parse_realm
+from mirrorproxy.config.problems import did_you_mean, shown
+from mirrorproxy.units import Share, Size, format_duration, parse_duration, parse_space
+
+MASK = "**********"
+"""What stands for a secret wherever one would be printed."""
+
+_PATTERN = re.compile(r"[a-z0-9*][a-z0-9*._/-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _word(value: object) -> str:
+    """`value`, which must be text, and not empty. It is not shown: it may be a secret."""
+    if value is None or value == "":
+        raise ValueError("is empty")
+    if not isinstance(value, str):
+        given = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else "this"
+        raise ValueError(f"must be a single value, not {given}")
+    return value
+
+
+def _text(parse: Callable[[str], object], *ready: type) -> PlainValidator:
+    """Text that `parse` reads, or what is of a `ready` type already."""
+    return PlainValidator(lambda value: value if isinstance(value, ready) else parse(_word(value)))
+
+
+def _space(value: object) -> Size | Share:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Size(value)
+    return value if isinstance(value, Share) else parse_space(_word(value))
+
+
+def _some_space(value: object) -> Size | Share:
+    space = _space(value)
+    if space in (Size(0), Share(0)):
+        raise ValueError("is nothing; a cache needs some room")
+    return space
+
+
+def _duration(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    text = _word(value)
+    if re.fullmatch(r"[0-9]{1,15}", text):
+        if int(text) == 0:
+            return 0.0
+        raise ValueError(f"{shown(text)} has no unit; write {text}s for seconds or {text}m for minutes")
+    return parse_duration(text)
+
+
+def _positive_duration(value: object) -> float:
+    seconds = _duration(value)
+    if seconds == 0:
+        raise ValueError("must be longer than 0s")
+    return seconds
+
+
+def _yes_no(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = _word(value)
+    if word.lower() not in _YES_NO:
+        raise ValueError(f"{shown(word)} is neither true nor false")
+    return _YES_NO[word.lower()]
+
+
+def _pattern(text: str) -> str:
+    if not _PATTERN.fullmatch(text):
+        raise ValueError(
+            f"{shown(text)} is not a pattern of repositories; write library/alpine, team/* or **, in lower case"
+        )
+    return text
+
+
+def _user_name(text: str) -> str:
+    if ":" in text:
+        raise ValueError("may not have a colon in it (RFC 7617)")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not _VARIABLE.fullmatch(text):
+        raise ValueError("must be the name of an environment variable, such as HUB_PASSWORD")
+    return text
+
+
+def _secret(text: str) -> SecretStr:
+    if text == MASK:
+        raise ValueError("is the mask that `config show` prints instead of a password; put the password here")
+    return SecretStr(text)
+
+
+def _docker_config(text: str) -> str:
+    if text != "docker-config":
+        raise ValueError("must be {username: ..., password_file: ...}, {docker_config: FILE} or the word docker-config")
+    return text
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _at_least_one(values: tuple[object, ...]) -> tuple[object, ...]:
+    if not values:
+        raise ValueError("is an empty list; name one at least, or leave the key out")
+    return values
+
+
+def _without_repeats(values: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+    for position, value in enumerate(values):
+        is_any_port = isinstance(value, ListenAddress) and not value.port and not value.path
+        if value in values[:position] and not is_any_port:  # two times any free port are two ports
+            raise ValueError(f"{value} is listed twice; keep one")
+    return values
+
+
+def whole_number(lowest: int, highest: int, word: str | None = None) -> PlainValidator:
+    """A whole number within limits, or the one `word` that may stand for a number."""
+    accepted = f"write a number from {lowest} to {highest}" + (f", or {word}" if word else "")
+
+    def read(value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            number = value
+        elif word and value == word:
+            return word
+        elif re.fullmatch(r"[0-9]{1,15}", _word(value)):
+            number = int(_word(value))
+        else:
+            raise ValueError(f"{shown(value)} is not a whole number; {accepted}")
+        if not lowest <= number <= highest:
+            raise ValueError(f"{number} is out of range; {accepted}")
+        return number
+
+    return PlainValidator(read)
+
+
+def choice(*words: str) -> PlainValidator:
+    """One of a few words."""
+
+    def read(value: object) -> str:
+        word = _word(value)
+        if word not in words:
+            accepted = f"; write {', '.join(words[:-1])} or {words[-1]}"
+            raise ValueError(f"{shown(word)} is not known here{did_you_mean(word.lower(), words) or accepted}")
+        return word
+
+    return PlainValidator(read)
+
+
+ONE_OR_MANY = BeforeValidator(_one_or_many)
+AT_LEAST_ONE = AfterValidator(_at_least_one)
+NO_REPEATS = AfterValidator(_without_repeats)
+DOCKER_CONFIG = _text(_docker_config)
+
+Listen = Annotated[ListenAddress, _text(ListenAddress.parse, ListenAddress), PlainSerializer(str)]
+Endpoint = Annotated[str, _text(parse_endpoint)]
+Proxy = Annotated[str, _text(parse_proxy)]
+Realm = Annotated[str, _text(parse_realm)]
+RepositoryPattern = Annotated[str, _text(_pattern)]
+UserName = Annotated[str, _text(_user_name)]
+VariableName = Annotated[str, _text(_variable)]
+Secret = Annotated[SecretStr, _text(_secret, SecretStr), PlainSerializer(lambda _: MASK)]
+FilePath = Annotated[Path, _text(Path, Path)]
+Space = Annotated[Size | Share, PlainValidator(_space), PlainSerializer(str)]
+SomeSpace = Annotated[Size | Share, PlainValidator(_some_space), PlainSerializer(str)]
+Duration = Annotated[float, PlainValidator(_duration), PlainSerializer(format_duration)]
+PositiveDuration = Annotated[float, PlainValidator(_positive_duration), PlainSerializer(format_duration)]
+YesNo = Annotated[bool, PlainValidator(_yes_no)]

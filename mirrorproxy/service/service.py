@@ -1,0 +1,192 @@
+"""The service: all parts put together, started, reloaded and stopped."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from mirrorproxy import __version__
+from mirrorproxy.cache import Shelf
+from mirrorproxy.config import Settings, changes
+from mirrorproxy.errors import CacheFailed
+from mirrorproxy.fill import Fills
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Digest
+from mirrorproxy.retention import Retention
+from mirrorproxy.service.catalog import CachedCatalog
+from mirrorproxy.service.listening import Listening, raise_file_limit
+from mirrorproxy.service.logs import set_up, wants_json
+from mirrorproxy.service.stack import Stacks
+from mirrorproxy.service.tls import Certificate
+from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.index import Index
+from mirrorproxy.store.ingest import Partials
+from mirrorproxy.store.layout import LayoutWriter, rebuild
+from mirrorproxy.store.ledger import Ledger
+from mirrorproxy.store.owner import Owner
+from mirrorproxy.tasks import Tasks
+from mirrorproxy.web.access import AccessLog
+from mirrorproxy.web.app import App
+from mirrorproxy.web.probes import Probes, State
+from mirrorproxy.web.routes import Names
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY = 5.0  # seconds
+
+
+class Service:
+    """One running mirrorproxy. `start` it, `reload` it, `stop` it; `aclose` in any case."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parts = AsyncExitStack()  # closed in the opposite order of their making
+        self._tasks = Tasks()
+        self._probes = Probes(self._troubles)
+
+    async def start(self) -> None:
+        """Make the parts and listen. Dials nobody. Raises `CacheFailed` or `OSError` where that cannot be."""
+        settings = self._settings
+        raise_file_limit()
+        directory = settings.cache.directory
+        addresses = ", ".join(map(str, settings.server.listen))
+        owner = await asyncio.to_thread(Owner, directory, f"listening on {addresses}")
+        self._parts.callback(owner.release)
+
+        metrics = Metrics(settings.upstreams)
+        self._blobs = BlobStore(directory, on_corrupt=self._corrupt)
+        self._parts.push_async_callback(self._blobs.aclose)
+        await asyncio.to_thread(self._blobs.prepare)
+        self._index = Index(directory / "index")
+        await self._index.open()
+        self._parts.push_async_callback(self._index.aclose)
+        layout = LayoutWriter(directory, self._index, self._blobs)
+        layout.start()
+        self._parts.push_async_callback(layout.aclose)
+        self._filesystem = (await asyncio.to_thread(shutil.disk_usage, directory)).total
+        self._ledger = Ledger(*_bounds(settings, self._filesystem), directory)
+        self._retention = Retention(self._blobs, self._index, self._ledger, metrics)
+        self._parts.push_async_callback(self._retention.aclose)
+
+        shelf = Shelf(
+            self._blobs,
+            self._index,
+            changed=layout.changed,
+            used=self._retention.used,
+            grown=self._retention.grown,
+        )
+        self._fills = Fills(
+            Partials(directory / "partial", self._blobs),
+            self._retention,
+            metrics,
+            budget=settings.fills.budget,
+            max_active=settings.fills.max_active,
+        )
+        self._stacks = Stacks(shelf, self._fills, metrics)
+        self._parts.push_async_callback(self._stacks.aclose)
+        self._stacks.use(settings.upstreams)
+        self._parts.push_async_callback(self._fills.aclose)
+
+        self._access = AccessLog(sys.stdout, human=not wants_json(settings.log, sys.stdout))
+        self._parts.push_async_callback(self._access.aclose)
+        self._app = App(
+            self._stacks.registry,
+            CachedCatalog(self._index, self._names),
+            self._names,
+            metrics,
+            self._access,
+            self._probes,
+            settings.server.write_timeout,
+        )
+        self._parts.push_async_callback(self._app.aclose)
+        self._observe(metrics)
+
+        self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
+        self._listening = Listening(self._app.server(), self._certificate)
+        self._parts.push_async_callback(self._listening.aclose)
+        await self._listening.start(settings.server.listen)
+
+        self._parts.push_async_callback(self._tasks.aclose)
+        self._tasks.start(self._retention.run(), name="retention")
+        self._tasks.start(self._housekeeping(), name="housekeeping")
+        if self._certificate is not None:
+            self._tasks.start(self._certificate.watch(), name="certificate")
+        if self._index.rebuild_needed:
+            self._tasks.start(self._rebuild(directory), name="rebuild of the index")
+        self._probes.state = State.READY
+        log.info("mirrorproxy %s serves %s on %s", __version__, ", ".join(settings.upstreams), addresses)
+
+    def reload(self, settings: Settings) -> None:
+        """Take over what can be while running, and say what cannot."""
+        found = changes(self._settings, settings)
+        if found.needs_restart:
+            log.warning("these changes wait for a restart: %s", ", ".join(found.needs_restart))
+        set_up(settings.log)
+        self._stacks.use(settings.upstreams)
+        self._fills.budget = settings.fills.budget
+        self._fills.slots.limit = settings.fills.max_active
+        self._app.write_timeout = settings.server.write_timeout
+        self._access.enabled = settings.log.access
+        self._ledger.limit, self._ledger.min_free = _bounds(settings, self._filesystem)
+        if self._certificate is not None and settings.server.tls is not None:
+            self._certificate.use(settings.server.tls)
+        self._settings = settings
+        log.info("loaded anew: %s", ", ".join(found.reloaded) or "nothing changed")
+
+    async def stop(self) -> None:
+        """Drain: not ready, no new connections, running transfers get `server.grace` seconds."""
+        self._probes.state = State.DRAINING
+        log.info("stopping; %d requests get %.0f s to end", self._app.inflight, self._settings.server.grace)
+        await self._listening.close()
+        await self._app.drained(self._settings.server.grace)
+
+    async def aclose(self) -> None:
+        """End everything. Downloads keep what they have."""
+        await self._parts.aclose()
+
+    def _names(self) -> Names:
+        return Names(self._settings.default_registry, frozenset(self._settings.upstreams))
+
+    def _corrupt(self, digest: Digest, size: int) -> None:
+        self._retention.corrupt(digest, size)
+
+    def _observe(self, metrics: Metrics) -> None:
+        ledger = self._ledger
+        metrics.observe("cache_size_bytes", "Bytes of cached content on the disk.", lambda: ledger.used)
+        metrics.observe("cache_limit_bytes", "The most that cached content may take.", lambda: ledger.limit)
+        metrics.observe("cache_objects", "Pieces of cached content.", lambda: ledger.objects)
+        metrics.observe("filesystem_free_bytes", "What the cache's file system has free.", lambda: ledger.free)
+
+    def _troubles(self) -> Iterator[str]:
+        """What is not as it should be, for `/readyz?verbose`."""
+        if self._ledger.room <= 0:
+            yield "disk: there is no room; what is not cached passes through"
+        if self._index.rebuild_needed:
+            yield "index: being rebuilt from the disk"
+        yield from self._stacks.troubles()
+
+    async def _housekeeping(self) -> None:
+        """Look at the free space, and close what a reload replaced when nobody uses it any more."""
+        while True:
+            with contextlib.suppress(CacheFailed):
+                await self._ledger.refresh()
+            if not self._app.inflight and not len(self._fills):
+                await self._stacks.retire()
+            await asyncio.sleep(_LOOK_EVERY)
+
+    async def _rebuild(self, directory: Path) -> None:
+        try:
+            count = await rebuild(self._blobs, self._index, directory)
+        except CacheFailed as error:
+            log.warning("the index cannot be rebuilt: %s", error)
+        else:
+            log.info("the index was rebuilt from the disk: %d manifests", count)
+
+
+def _bounds(settings: Settings, filesystem: int) -> tuple[int, int]:
+    """The most to keep and the least to leave free, in bytes, on a file system of `filesystem` bytes."""
+    return settings.cache.max_size.resolve(filesystem), settings.cache.min_free.resolve(filesystem)

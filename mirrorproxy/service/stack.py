@@ -1,0 +1,76 @@
+"""From settings to the registries that are served, and from one set of them to the next."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+
+from mirrorproxy.cache import Cached, Freshness, Shelf
+from mirrorproxy.config import UpstreamSettings
+from mirrorproxy.fill import Fills
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.policy import Guarded
+from mirrorproxy.registry import Registry
+from mirrorproxy.unified import Unified
+from mirrorproxy.upstream import Failover, connect
+
+log = logging.getLogger(__name__)
+
+
+class _Stack:
+    """One registry: its endpoints, the cache before them, the policy before that."""
+
+    def __init__(self, name: str, settings: UpstreamSettings, shelf: Shelf, fills: Fills, metrics: Metrics) -> None:
+        self.settings = settings
+        self.upstream: Failover = connect(name, settings, metrics)
+        freshness = Freshness(settings.tag_ttl, settings.negative_ttl, settings.revalidate_timeout)
+        self._cached = Cached(self.upstream, shelf, fills, freshness)
+        self.registry: Registry = self._cached
+        if settings.repositories:
+            self.registry = Guarded(self._cached, settings.repositories)
+
+    async def aclose(self) -> None:
+        await self._cached.aclose()
+        await self.upstream.aclose()
+
+
+class Stacks:
+    """The configured registries. `registry` is all of them as one."""
+
+    def __init__(self, shelf: Shelf, fills: Fills, metrics: Metrics) -> None:
+        self._shelf = shelf
+        self._fills = fills
+        self._metrics = metrics
+        self._stacks: dict[str, _Stack] = {}
+        self._retired: list[_Stack] = []
+        self.registry = Unified({})
+
+    def use(self, upstreams: Mapping[str, UpstreamSettings]) -> None:
+        """Serve these from now on. What did not change keeps its connections, tokens and memory."""
+        self._metrics.prepare(upstreams)
+        before, self._stacks = self._stacks, {}
+        for name, settings in upstreams.items():
+            old = before.pop(name, None)
+            if old is not None and old.settings == settings:
+                self._stacks[name] = old
+                continue
+            if old is not None:
+                self._retired.append(old)
+            self._stacks[name] = _Stack(name, settings, self._shelf, self._fills, self._metrics)
+        self._retired += before.values()
+        self.registry.replace({name: stack.registry for name, stack in self._stacks.items()})
+
+    async def retire(self) -> None:
+        """Close what was replaced. For a moment in which no request and no download uses it."""
+        retired, self._retired = self._retired, []
+        await asyncio.gather(*(stack.aclose() for stack in retired))
+
+    def troubles(self) -> Iterator[str]:
+        """What is wrong with upstreams now, a line each."""
+        for stack in self._stacks.values():
+            yield from stack.upstream.troubles()
+
+    async def aclose(self) -> None:
+        """Close all."""
+        self._retired += self._stacks.values()
+        self._stacks = {}
+        await self.retire()

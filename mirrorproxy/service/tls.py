@@ -1,0 +1,67 @@
+"""The certificate of the service, taken over anew whenever its files change."""
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+
+from mirrorproxy.config import TlsSettings
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY = 5.0  # seconds; cert-manager and certbot replace files long before the old certificate ends
+
+
+class Certificate:
+    """A server's TLS context over a certificate file and a key file.
+
+    The context stays the same object, so that listening sockets need not know: new connections get the new certificate.
+    """
+
+    def __init__(self, settings: TlsSettings) -> None:
+        self._settings = settings
+        self._seen = self._marks()
+        self.context = _context(settings)
+
+    def use(self, settings: TlsSettings) -> None:
+        """Other files from now on."""
+        self._settings = settings
+        self._seen = ()
+
+    async def watch(self) -> None:
+        """Look at the files now and then, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Take over what changed. What does not fit together (half a replacement) is looked at again next time."""
+        marks = self._marks()
+        if marks == self._seen:
+            return
+        try:
+            _context(self._settings)  # a trial: loading a key that does not fit would spoil the one in use
+            self.context.load_cert_chain(self._settings.cert, self._settings.key)
+        except (OSError, ssl.SSLError) as error:
+            log.error("the new certificate is not taken over, the old one stays in use: %s", error)
+        else:
+            log.info("the certificate in %s is in use now", self._settings.cert)
+        self._seen = marks
+
+    def _marks(self) -> tuple[object, ...]:
+        return tuple(_mark(path) for path in (self._settings.cert, self._settings.key))
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _context(settings: TlsSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.cert, settings.key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,393 @@
+"""The index: what tags point at, what belongs to which repository, the last listings, the last uses.
+
+Nothing in it is needed to find content on the disk, and nothing in it is believed about what is on the disk. It can be
+lost: a database that is broken is thrown away, and filled again from `index.json` (`layout.rebuild`).
+A row that is not what it should be, forged or damaged, is as good as not there; it is deleted, logged and counted.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Generic, ParamSpec, TypeVar
+
+from mirrorproxy.errors import CacheFailed
+from mirrorproxy.manifests import MEDIA_TYPES
+from mirrorproxy.names import Descriptor, Digest, Repository, Tag
+from mirrorproxy.registry import Kind, Listing
+from mirrorproxy.store import records
+from mirrorproxy.store.files import disk_errors
+from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, TagRecord, Used
+from mirrorproxy.store.rows import DATABASE, BrokenDatabaseError, Rows, checked_row, connect, failures
+
+P = ParamSpec("P")
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 4096  # tags, and as many facts, that are found without a thread
+_PAGE = 128  # rows read at a time: about a millisecond, for which others wait
+_LISTINGS = 64 << 20  # bytes of all listings together: clients choose the queries, so there must be a bound
+_LARGEST_LISTING = 4 << 20
+_TRY_AGAIN = 5.0  # seconds between attempts to open a database that could not be opened
+_REBUILT = "meta:rebuilt"
+
+
+class Index:
+    """The index in `directory`. Open it, then call it on the event loop; the `walk_*` are for other threads.
+
+    What waits raises `CacheFailed` when the database does. `rebuild_needed`: what `index.json` knows is not in here.
+    `refused` counts the rows that were deleted because they were not ours.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._connected: Rows | None = None
+        self._attempted = 0.0
+        self._closed = False
+        self._listed = 0
+        self._tags: _Memory[tuple[Repository, Tag], TagRecord] = _Memory(_REMEMBERED)
+        self._facts: _Memory[tuple[Repository, Digest], Fact] = _Memory(_REMEMBERED)
+        self._writes = 0
+        self.rebuild_needed = False
+        self.refused = 0
+
+    def __repr__(self) -> str:
+        return f"<Index {self._directory}{'' if self._connected else ' closed'}>"
+
+    async def open(self) -> None:
+        """Open the database, a new one where there is none or it is broken. When it fails it is tried again later."""
+        await self._run(self._open)
+
+    async def aclose(self) -> None:
+        """Close it, after what was asked before."""
+        if not self._closed:
+            self._closed = True
+            closing = self._submit(self._close)
+            self._thread.shutdown(wait=False)  # nothing comes after it
+            await asyncio.wrap_future(closing)
+
+    # Tags and facts. Memory is written first, without waiting: it is never behind the database, also where a caller is
+    # cancelled or the database fails. What a read finds is remembered only if nothing was written since it was asked.
+
+    def peek_tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
+        """The record, if it is in memory."""
+        return self._tags.get((repository, tag))
+
+    async def tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
+        """What the tag pointed at, or None where that is not known."""
+        key = repository, tag
+        record = self._tags.get(key)
+        if record is None:
+            writes = self._writes
+            record = await self._run(self._get, records.tag_key(repository, tag), records.parse_tag)
+            if record is not None and writes == self._writes:
+                self._tags.put(key, record)
+        return record
+
+    async def put_tag(self, repository: Repository, tag: Tag, record: TagRecord) -> None:
+        """Remember what the tag points at."""
+        self._writes += 1
+        self._tags.put((repository, tag), record)
+        await self._run(self._set, {records.tag_key(repository, tag): records.tag_row(record)})
+
+    async def forget_tag(self, repository: Repository, tag: Tag) -> None:
+        """Forget the tag: upstream said that it is not there."""
+        self._writes += 1
+        self._tags.forget((repository, tag))
+        await self._run(self._delete, [records.tag_key(repository, tag)])
+
+    def peek_fact(self, repository: Repository, digest: Digest) -> Fact | None:
+        """The fact, if it is in memory."""
+        return self._facts.get((repository, digest))
+
+    async def fact(self, repository: Repository, digest: Digest) -> Fact | None:
+        """What the digest is in this repository, or None where it is not known to belong there.
+
+        What is known as a manifest and as something else is a manifest.
+        """
+        key = repository, digest
+        fact = self._facts.get(key)
+        if fact is None:
+            writes = self._writes
+            fact = await self._run(self._get_fact, repository, digest)
+            if fact is not None and writes == self._writes:
+                self._facts.put(key, fact)
+        return fact
+
+    async def put_facts(self, repository: Repository, descriptors: Iterable[Descriptor]) -> None:
+        """Remember that all these belong to the repository, and what they are, in one transaction."""
+        self._writes += 1
+        rows: dict[str, bytes] = {}
+        others: dict[tuple[Repository, Digest], Fact] = {}
+        for each in descriptors:
+            key, fact = (repository, each.digest), Fact(each.media_type, each.size)
+            rows[records.fact_key(repository, each.digest, each.media_type)] = records.fact_row(fact)
+            known = self._facts.get(key)
+            if each.media_type in MEDIA_TYPES:
+                self._facts.put(key, fact)
+            elif known is None or known.media_type not in MEDIA_TYPES:
+                self._facts.forget(key)  # not put: the database may know it as a manifest
+                others[key] = fact
+        try:
+            await self._run(self._set, rows)
+        except CacheFailed:
+            for key, fact in others.items():
+                self._facts.put(key, fact)
+            raise
+
+    async def forget_fact(self, repository: Repository, digest: Digest) -> None:
+        """Forget that the digest belongs to the repository: upstream said that it does not."""
+        self._writes += 1
+        self._facts.forget((repository, digest))
+        await self._run(self._delete, records.fact_keys(repository, digest))
+
+    async def restore(
+        self, repository: Repository, descriptors: Iterable[Descriptor], tags: Iterable[Tag] = ()
+    ) -> None:
+        """Add what a rebuild found, in one transaction; what is known already is newer, and stays.
+
+        `tags` point at the first of `descriptors`; their records were `checked` at 0, so upstream is asked first.
+        """
+        rows: dict[str, bytes] = {}
+        for each in descriptors:
+            if not rows:
+                record = records.tag_row(TagRecord(each.digest, 0.0))
+                rows |= {records.tag_key(repository, tag): record for tag in tags}
+            fact = Fact(each.media_type, each.size)
+            rows[records.fact_key(repository, each.digest, each.media_type)] = records.fact_row(fact)
+        await self._run(self._add, rows)
+
+    async def rebuilt(self) -> None:
+        """Say that a rebuild is complete: `rebuild_needed` is False from now on, after a restart too."""
+        await self._run(self._set, {_REBUILT: b"1"})
+        self.rebuild_needed = False
+
+    # Listings and last uses.
+
+    async def listing(self, repository: Repository, kind: Kind, query: str) -> KeptListing | None:
+        """The last answer to `query` (of referrers: the digest and the query), or None."""
+        return await self._run(self._get, records.listing_key(repository, kind, query), records.parse_listing)
+
+    async def put_listing(
+        self, repository: Repository, kind: Kind, query: str, listing: Listing, checked: float
+    ) -> None:
+        """Remember an answer; those put first are forgotten where all take too much room; over 4 MiB none is kept."""
+        if len(listing.body) <= _LARGEST_LISTING:
+            row = records.listing_row(KeptListing(listing, checked))
+            await self._run(self._set_listing, records.listing_key(repository, kind, query), row)
+
+    async def put_used(self, batch: Mapping[Digest, Used]) -> None:
+        """Remember the last uses of all these, in one transaction."""
+        await self._run(self._set, {records.used_key(digest): records.used_row(used) for digest, used in batch.items()})
+
+    async def forget_used(self, digests: Iterable[Digest]) -> None:
+        """Forget content that is gone, in one transaction."""
+        await self._run(self._delete, [records.used_key(digest) for digest in digests])
+
+    # All there is, in the order of the keys. Many short reads: what is written meanwhile may be in it or not.
+
+    async def repositories(self, after: str = "", limit: int = 1000) -> list[Repository]:
+        """Repositories of which a tag or a manifest is known: the first `limit` that sort after `after`."""
+        return await self._run(self._repositories, after.encode(errors="replace"), limit)
+
+    def tag_rows(self) -> AsyncIterator[list[tuple[Repository, Tag, TagRecord]]]:
+        """All tags, in batches."""
+        return self._batches(records.TAGS, records.tag_entry)
+
+    def used_rows(self) -> AsyncIterator[list[tuple[Digest, Used]]]:
+        """All last uses, in batches."""
+        return self._batches(records.USED, records.used_entry)
+
+    def walk_tags(self) -> Iterator[tuple[Repository, Tag, TagRecord]]:
+        """All tags, by repository. Blocks."""
+        return self._walk(records.TAGS, records.tag_entry)
+
+    def walk_manifests(self) -> Iterator[tuple[Repository, Digest, Fact]]:
+        """All manifests known, by repository. Blocks."""
+        return self._walk(records.MANIFESTS, records.manifest_entry)
+
+    async def _batches(self, prefix: str, parse: Callable[[str, bytes], T]) -> AsyncIterator[list[T]]:
+        after: bytes | None = prefix.encode()
+        while after is not None:
+            batch, after = await self._run(self._page, prefix, after, parse)
+            if batch:
+                yield batch
+
+    def _walk(self, prefix: str, parse: Callable[[str, bytes], T]) -> Iterator[T]:
+        after: bytes | None = prefix.encode()
+        while after is not None:
+            batch, after = self._submit(self._page, prefix, after, parse).result()
+            yield from batch
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.wrap_future(self._submit(work, *args, **kwargs))
+
+    def _submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        try:
+            return self._thread.submit(self._guarded, partial(work, *args, **kwargs))
+        except RuntimeError as error:
+            raise CacheFailed("the index is closed") from error
+
+    # In the thread, from here on down.
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        try:
+            with failures():
+                return work()
+        except BrokenDatabaseError as error:
+            log.error("the index is broken, a new one is made: %s", error)
+            self._make_anew()
+            raise CacheFailed("the index was broken") from error
+
+    def _open(self) -> None:
+        self._attempted = monotonic()
+        with disk_errors("open the index"):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = (self._directory / DATABASE).is_file()
+        try:
+            if found:
+                with failures():
+                    self._connected = connect(self._directory)
+                    self._learn()
+                return
+        except BrokenDatabaseError as error:
+            log.error("the index cannot be used, a new one is made: %s", error)
+        self._make_anew()
+
+    def _make_anew(self) -> None:
+        self._close()
+        with disk_errors("clear the index"):
+            for path in self._directory.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        try:
+            with failures():
+                self._connected = connect(self._directory)
+                self._learn()
+        except BrokenDatabaseError as error:
+            self._close()
+            raise CacheFailed("the index cannot be made anew") from error
+
+    def _learn(self) -> None:
+        self.rebuild_needed = self._get(_REBUILT, bytes) is None
+        self._listed = self._rows.volume_of(records.LISTINGS)
+
+    def _close(self) -> None:
+        rows, self._connected = self._connected, None
+        if rows is not None:
+            rows.close()
+
+    @property
+    def _rows(self) -> Rows:
+        if self._connected is None:
+            if monotonic() - self._attempted < _TRY_AGAIN:
+                raise CacheFailed("the index could not be opened")
+            self._open()
+        assert self._connected is not None
+        return self._connected
+
+    def _get(self, key: str, parse: Callable[[bytes], T]) -> T | None:
+        rows = self._rows
+        try:
+            value = rows.get(key)
+            return None if value is None else parse(value)
+        except BAD_ROW as error:
+            self._refuse(error, partial(rows.drop, key))
+            return None
+
+    def _get_fact(self, repository: Repository, digest: Digest) -> Fact | None:
+        first, second = records.fact_keys(repository, digest)
+        return self._get(first, records.parse_fact) or self._get(second, records.parse_fact)
+
+    def _set(self, rows: Mapping[str, bytes]) -> None:
+        table = self._rows
+        with table.transact():
+            for key, value in rows.items():
+                table.set(key, value)
+
+    def _add(self, rows: Mapping[str, bytes]) -> None:
+        table = self._rows
+        with table.transact():
+            for key, value in rows.items():
+                table.add(key, value)
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        table = self._rows
+        with table.transact():
+            for key in keys:
+                table.drop(key)
+
+    def _set_listing(self, key: str, value: bytes) -> None:
+        self._set({key: value})
+        self._listed += len(value)  # too much where it replaces one: the sum is taken anew at the bound
+        if self._listed > _LISTINGS:
+            with self._rows.transact():
+                self._rows.drop_oldest(records.LISTINGS, leave=_LISTINGS * 3 // 4)
+            self._listed = self._rows.volume_of(records.LISTINGS)
+
+    def _page(self, prefix: str, after: bytes, parse: Callable[[str, bytes], T]) -> tuple[list[T], bytes | None]:
+        """What the next rows behind the key `after` say, and the key to go on from, None at the end."""
+        table = self._rows
+        found = []
+        rows = table.page(prefix, after, _PAGE)
+        for rowid, key, raw, mode, has_file, value in rows:
+            try:
+                text, data = checked_row(raw, mode, has_file, key, value)
+                found.append(parse(text.removeprefix(prefix), data))
+            except BAD_ROW as error:
+                self._refuse(error, partial(table.drop_row, rowid))
+        return found, rows[-1][1] if len(rows) == _PAGE else None
+
+    def _repositories(self, after: bytes, limit: int) -> list[Repository]:
+        """One look-up each: `!` comes next after the space, so behind the name and it is the next repository's row."""
+        table = self._rows
+        found: list[Repository] = []
+        while len(found) < limit:
+            names = []
+            for prefix in (records.TAGS, records.MANIFESTS):
+                start = prefix.encode()
+                if (key := table.next_key(prefix, start + after + b"!")) is not None:
+                    names.append(key.removeprefix(start).partition(b" ")[0])
+            if not names or min(names) < after:
+                break
+            after = min(names)
+            with suppress(*BAD_ROW):
+                found.append(records.parse_repository(after.decode()))
+        return found
+
+    def _refuse(self, error: Exception, drop: Callable[[], None]) -> None:
+        self.refused += 1
+        log.warning("deleted a row of the index that is not ours: %s", error)
+        with suppress(CacheFailed), failures():
+            drop()
+
+
+class _Memory(Generic[K, T]):
+    """The values used last, at most `limit` of them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._values: OrderedDict[K, T] = OrderedDict()
+
+    def get(self, key: K) -> T | None:
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: T) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        if len(self._values) > self._limit:
+            self._values.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        self._values.pop(key, None)

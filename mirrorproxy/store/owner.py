@@ -1,0 +1,33 @@
+"""One directory, one service."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from mirrorproxy.errors import CacheFailed
+from mirrorproxy.store.files import disk_errors
+
+
+class Owner:
+    """The right to write to a cache directory: a locked file `owner`, which says who has it.
+
+    The lock ends with the process, however that ends; the file stays.
+    """
+
+    def __init__(self, directory: Path, who: str) -> None:
+        """Take the directory, which is made where it is missing. Blocks. Raises `CacheFailed` where another has it."""
+        with disk_errors("take the cache directory"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
+                os.close(self._fd)
+                raise CacheFailed(f"{directory} is in use by {other or 'another process'}") from None
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"process {os.getpid()}, {who}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Leave it to others."""
+        os.close(self._fd)

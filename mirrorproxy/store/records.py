@@ -1,0 +1,170 @@
+"""What the index keeps, and the rows in which it keeps it. Pure.
+
+    tag:<registry>/<name> <tag>            {"d": digest, "c": checked}
+    manifest:<registry>/<name> <digest>    {"t": media type, "s": size}     a manifest of this repository
+    blob:<registry>/<name> <digest>        {"t": media type, "s": size}     anything else that belongs to it
+    list:<registry>/<name> <kind> <hash>   {"t", "n", "f", "c"}, a line feed, the body as it came
+    used:<digest>                          [last use, bytes on the disk]
+
+A space sorts before every character of a name, so rows come in the order of repositories. What is a manifest stands
+apart from what is not: another manifest that names its digest as a layer does not change what it is.
+
+Every `parse_*` raises one of `BAD_ROW` where a row is not what it should be.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mirrorproxy.errors import Invalid
+from mirrorproxy.manifests import MEDIA_TYPES
+from mirrorproxy.names import Digest, Repository, Tag, registry_name, repository
+from mirrorproxy.registry import Kind, Listing
+
+TAGS, MANIFESTS, BLOBS, LISTINGS, USED = "tag:", "manifest:", "blob:", "list:", "used:"
+
+BAD_ROW = (ValueError, TypeError, KeyError, IndexError, RecursionError, Invalid)
+
+
+@dataclass(frozen=True, slots=True)
+class TagRecord:
+    """What a tag pointed at when upstream was last asked: `checked`, in Unix seconds; 0 for one that was rebuilt."""
+
+    digest: Digest
+    checked: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What a digest is in a repository that has it: media type, and size in bytes."""
+
+    media_type: str
+    size: int
+
+
+class Used(NamedTuple):
+    """The last use of content, in Unix seconds, and the bytes it takes on the disk."""
+
+    last: float
+    blocks: int
+
+
+class KeptListing(NamedTuple):
+    """The last listing that upstream sent for a query, and when (Unix seconds)."""
+
+    listing: Listing
+    checked: float
+
+
+def parse_repository(text: str) -> Repository:
+    """The repository that `str()` wrote as `text`. Raises `NameInvalid`, or `ValueError` for another spelling."""
+    registry, _, name = text.partition("/")
+    found = repository(registry_name(registry), name)
+    if str(found) != text:
+        raise ValueError(f"{found} is not written as {text[:160]!r}")
+    return found
+
+
+def tag_key(repository: Repository, tag: Tag) -> str:
+    """The key of a tag's record."""
+    return f"{TAGS}{repository} {tag}"
+
+
+def fact_key(repository: Repository, digest: Digest, media_type: str) -> str:
+    """The key under which this fact is kept."""
+    return f"{MANIFESTS if media_type in MEDIA_TYPES else BLOBS}{repository} {digest}"
+
+
+def fact_keys(repository: Repository, digest: Digest) -> tuple[str, str]:
+    """The keys under which a fact may be; the first that is there counts."""
+    return f"{MANIFESTS}{repository} {digest}", f"{BLOBS}{repository} {digest}"
+
+
+def listing_key(repository: Repository, kind: Kind, query: str) -> str:
+    """The key of a listing; the query is hashed, since its length and its characters are the client's."""
+    return f"{LISTINGS}{repository} {kind} {hashlib.sha256(query.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def used_key(digest: Digest) -> str:
+    """The key of a last use."""
+    return f"{USED}{digest}"
+
+
+def tag_row(record: TagRecord) -> bytes:
+    """The value of a tag's record."""
+    return json.dumps({"d": record.digest, "c": record.checked}).encode()
+
+
+def fact_row(fact: Fact) -> bytes:
+    """The value of a fact."""
+    return json.dumps({"t": fact.media_type, "s": fact.size}).encode()
+
+
+def listing_row(kept: KeptListing) -> bytes:
+    """The value of a listing."""
+    listing = kept.listing
+    head = {"t": listing.media_type, "n": listing.next_query, "f": listing.filters, "c": kept.checked}
+    return json.dumps(head).encode() + b"\n" + listing.body
+
+
+def used_row(used: Used) -> bytes:
+    """The value of a last use."""
+    return json.dumps(used).encode()
+
+
+def parse_tag(value: bytes) -> TagRecord:
+    """The record in a row's value."""
+    row = json.loads(value)
+    return TagRecord(Digest(row["d"]), _time(row["c"]))
+
+
+def parse_fact(value: bytes) -> Fact:
+    """The fact in a row's value."""
+    row = json.loads(value)
+    return Fact(_text(row["t"]), _size(row["s"]))
+
+
+def parse_listing(value: bytes) -> KeptListing:
+    """The listing in a row's value."""
+    head, _, body = value.partition(b"\n")
+    row = json.loads(head)
+    next_query, filters = (None if row[name] is None else _text(row[name]) for name in "nf")
+    return KeptListing(Listing(body, _text(row["t"]), next_query, filters), _time(row["c"]))
+
+
+def tag_entry(key: str, value: bytes) -> tuple[Repository, Tag, TagRecord]:
+    """A whole row of a tag; `key` without its prefix, as in all of these."""
+    repository, _, tag = key.partition(" ")
+    return parse_repository(repository), Tag(tag), parse_tag(value)
+
+
+def manifest_entry(key: str, value: bytes) -> tuple[Repository, Digest, Fact]:
+    """A whole row of a manifest."""
+    repository, _, digest = key.partition(" ")
+    return parse_repository(repository), Digest(digest), parse_fact(value)
+
+
+def used_entry(key: str, value: bytes) -> tuple[Digest, Used]:
+    """A whole row of a last use."""
+    last, blocks = json.loads(value)
+    return Digest(key), Used(_time(last), _size(blocks))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} instead of text")
+    return value
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r:.40} is not a number of bytes")
+    return value
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value!r:.40} is not a time")
+    return float(value)

@@ -1,0 +1,117 @@
+"""The endpoints of one upstream as one `Registry`: in order, within one request, until one has an answer."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
+
+from mirrorproxy.errors import NotFound, UpstreamError
+from mirrorproxy.names import Digest, Reference, Repository
+from mirrorproxy.registry import Kind, Listing, Manifest, Resolved
+from mirrorproxy.upstream import retry
+from mirrorproxy.upstream.client import Upstream
+from mirrorproxy.upstream.transfer import BodyTransfer
+
+T = TypeVar("T")
+
+
+class Failover:
+    """A `Registry` that asks `upstreams` in their order, those that fail last, and all of them again after a while.
+
+    "Not found" counts where the first of them says so, or one whose every predecessor said so too: a mirror further
+    down may lack what the first would have had. Where nobody has an answer, the first one's error is raised.
+    """
+
+    def __init__(self, upstreams: Sequence[Upstream], aclose: Callable[[], Awaitable[None]]) -> None:
+        self._upstreams = upstreams
+        self._aclose = aclose
+
+    def __repr__(self) -> str:
+        return f"<Failover {' '.join(map(repr, self._upstreams))}>"
+
+    async def resolve(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Resolved:
+        """See `Registry`. Nothing is kept here, so that every answer is fresh."""
+        return await self._ask(Kind.MANIFEST, lambda upstream: upstream.resolve(repository, reference))
+
+    async def manifest(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Manifest:
+        """See `Registry`."""
+        return await self._ask(Kind.MANIFEST, lambda upstream: upstream.manifest(repository, reference))
+
+    async def stat(self, repository: Repository, digest: Digest) -> Resolved:
+        """See `Registry`."""
+        return await self._ask(Kind.BLOB, lambda upstream: upstream.stat(repository, digest))
+
+    async def blob(
+        self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None
+    ) -> BodyTransfer:
+        """See `Registry`. What breaks after the first byte is the caller's to continue, by asking for the rest."""
+        return await self._ask(Kind.BLOB, lambda upstream: upstream.blob(repository, digest, start, end))
+
+    async def tags(self, repository: Repository, query: str = "") -> Listing:
+        """See `Registry`."""
+        return await self._ask(Kind.TAGS, lambda upstream: upstream.tags(repository, query))
+
+    async def referrers(self, repository: Repository, digest: Digest, query: str = "") -> Listing:
+        """See `Registry`."""
+        return await self._ask(Kind.REFERRERS, lambda upstream: upstream.referrers(repository, digest, query))
+
+    async def aclose(self) -> None:
+        """Close all connections, and forget tokens."""
+        await self._aclose()
+
+    async def _ask(self, kind: Kind, call: Callable[[Upstream], Awaitable[T]]) -> T:
+        began = time.monotonic()
+        for attempt in range(1, retry.ATTEMPTS + 1):
+            try:
+                return await self._once(kind, call)
+            except UpstreamError as error:
+                delay = retry.verdict(attempt, error)
+                if delay is None or time.monotonic() - began + delay > retry.PATIENCE:
+                    raise
+            await asyncio.sleep(delay)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _once(self, kind: Kind, call: Callable[[Upstream], Awaitable[T]]) -> T:
+        """Ask each upstream once, until one has an answer."""
+        failures: dict[Upstream, UpstreamError] = {}
+        denied: set[Upstream] = set()
+        for upstream in self._in_order():
+            error: UpstreamError | None = upstream.health.embargo(kind, time.monotonic())
+            if error is None:
+                try:
+                    answer = await call(upstream)
+                    upstream.report(kind, None)
+                    return answer
+                except NotFound as denial:
+                    upstream.report(kind, denial)
+                    denied.add(upstream)
+                    if self._denied_up_to(upstream, denied):
+                        raise
+                    continue
+                except UpstreamError as failure:
+                    upstream.report(kind, failure)
+                    error = failure
+            failures[upstream] = error
+        raise _together([failures[upstream] for upstream in self._upstreams if upstream in failures])
+
+    def _in_order(self) -> Iterator[Upstream]:
+        """As configured, those that are cooling down after the others."""
+        cooling = []
+        for upstream in self._upstreams:
+            if upstream.health.admits(time.monotonic()):
+                yield upstream
+            else:
+                cooling.append(upstream)
+        yield from cooling
+
+    def _denied_up_to(self, upstream: Upstream, denied: set[Upstream]) -> bool:
+        """Did this one and all configured before it say "not found"?"""
+        return denied.issuperset(self._upstreams[: self._upstreams.index(upstream) + 1])
+
+
+def _together(errors: list[UpstreamError]) -> UpstreamError:
+    """The first error, with the words of all."""
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    return type(first)("; ".join(error.message for error in errors), detail=first.detail, retry_after=first.retry_after)

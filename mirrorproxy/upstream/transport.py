@@ -1,0 +1,228 @@
+"""One HTTP exchange with a host upstream: aiohttp, its sessions and settings, and its errors made ours.
+
+The only module that knows what goes wrong in aiohttp. An exchange is one request on the wire: redirects, authentication
+and second tries are decided above.
+"""
+
+import asyncio
+import functools
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import aiohttp
+from yarl import URL
+
+from mirrorproxy import __version__
+from mirrorproxy.config import UpstreamSettings
+from mirrorproxy.errors import BadAnswer, TimedOut, Unreachable, UpstreamError
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.upstream.proxies import Proxies
+
+_MAX_HEADER = 64 << 10  # bytes of a line: signed redirect URLs and tokens pass aiohttp's 8,190
+_READ_AHEAD = 256 << 10  # bytes a response may buffer before its connection is paused
+_KEEP_ALIVE = 45.0  # seconds: less than the 60 to 75 that load balancers and nginx keep an idle connection
+_DNS_TTL = 30
+_HEADERS = {"User-Agent": f"mirrorproxy/{__version__}", "Accept-Encoding": "identity"}
+
+
+class Transport:
+    """The connections of one upstream. Nothing is dialled, and no certificate read, before the first request.
+
+    Two pools, so that nothing else waits behind layers: `bulk` for blobs, the other for all the rest. Whoever has a
+    response open holds one of the pool's `places`, `max_connections` each, which are given out in order; requests for
+    tokens need none, since they are made by somebody who holds one.
+    """
+
+    def __init__(self, registry: str, settings: UpstreamSettings, metrics: Metrics) -> None:
+        self.idle_timeout = settings.idle_timeout
+        self._registry = registry
+        self._settings = settings
+        self._metrics = metrics
+        self._proxies = Proxies(settings.proxy, os.environ)
+        self._opening = asyncio.Lock()
+        self._sessions: dict[bool, aiohttp.ClientSession] | None = None
+        self.places = {bulk: asyncio.Semaphore(settings.max_connections) for bulk in (False, True)}
+        self._closed = False
+
+    async def exchange(
+        self,
+        method: str,
+        url: URL,
+        *,
+        kind: str,
+        headers: Mapping[str, str],
+        form: Mapping[str, str] | None = None,
+        bulk: bool = False,
+    ) -> aiohttp.ClientResponse:
+        """Send one request and return its response as soon as its headers are there; the caller closes it.
+
+        `kind` is the metrics' label. Raises `Unreachable`, `TimedOut`, and `BadAnswer` for what is not HTTP.
+        """
+        session = await self._session(bulk=bulk)
+        proxy, code = self._proxies.of(url), "0"
+        try:
+            async with asyncio.timeout(self._settings.header_timeout):
+                response = await self._send(session, method, url, headers, form, proxy)
+            code = str(response.status)
+            return response
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise translated(error, host_of(url), proxy) from None  # aiohttp's own words may hold a signed URL
+        finally:
+            self._metrics.upstream_requests.labels(self._registry, kind, code).inc()
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        form: Mapping[str, str] | None,
+        proxy: URL | None,
+    ) -> aiohttp.ClientResponse:
+        """One request; a second one where a connection kept from before turns out to be closed (RFC 9112, 9.3.1)."""
+        facts = SimpleNamespace(reused=False)
+        while True:
+            reused, facts.reused = facts.reused, False
+            try:
+                return await session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=form,
+                    proxy=proxy,
+                    allow_redirects=False,
+                    trace_request_ctx=facts,
+                )
+            except _Broken as broken:
+                if reused or not facts.reused:
+                    raise broken.error from None
+
+    async def _session(self, *, bulk: bool) -> aiohttp.ClientSession:
+        async with self._opening:
+            if self._closed:
+                raise Unreachable("mirrorproxy is stopping")
+            if self._sessions is None:
+                trust = await asyncio.to_thread(_trust, self._settings.ca_file)
+                self._sessions = {bulk: self._open(trust) for bulk in (False, True)}
+            return self._sessions[bulk]
+
+    def _open(self, trust: ssl.SSLContext) -> aiohttp.ClientSession:
+        connect = self._settings.connect_timeout
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=trust,
+                limit=0,  # by `places`, whose waiting does not count as connecting
+                keepalive_timeout=_KEEP_ALIVE,
+                ttl_dns_cache=_DNS_TTL,
+                resolver=aiohttp.ThreadedResolver(),  # /etc/hosts and all; aiodns, if installed, would be taken instead
+            ),
+            # No total timeout: an honest slow download takes hours. Bodies have their own, see `read`.
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS,
+            auto_decompress=False,
+            trust_env=False,  # see `proxies`
+            read_bufsize=_READ_AHEAD,
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
+            middlewares=(_once,),
+            trace_configs=[_tracing()],
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        async with self._opening:
+            sessions, self._sessions = self._sessions, None
+        for session in (sessions or {}).values():
+            await session.close()
+
+
+def host_of(url: URL) -> str:
+    """The host of an URL with its port where that is not the usual one: all of an URL that a message may show."""
+    return url.host_port_subcomponent or "?"
+
+
+def translated(error: Exception, host: str, proxy: URL | None = None) -> UpstreamError:
+    """What an exception of aiohttp or the system means, in words that hold no more of an URL than its host."""
+    through, by = "", ""
+    if proxy is not None:
+        by = host_of(proxy)
+        through = f" (through the proxy {by})"
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return TimedOut(f"{host} did not accept a connection in time{through}")
+        case TimeoutError():
+            return TimedOut(f"{host} did not answer in time{through}")
+        case aiohttp.ClientConnectorDNSError():
+            return Unreachable(f"the name of {by or host} cannot be resolved")
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", None) or type(error.certificate_error).__name__
+            return Unreachable(f"the certificate of {host} is not trusted{through}: {reason}")
+        case aiohttp.ClientSSLError():
+            return Unreachable(f"TLS with {host} failed{through}")
+        case aiohttp.ClientHttpProxyError():
+            return Unreachable(f"the proxy {by} refuses to connect to {host}: status {error.status}")
+        case aiohttp.ClientProxyConnectionError():
+            return Unreachable(f"no connection to the proxy {by}: {_reason(error)}")
+        case aiohttp.ClientConnectorError():
+            return Unreachable(f"no connection to {host}{through}: {_reason(error)}")
+        case aiohttp.ClientResponseError() | aiohttp.InvalidURL() | ValueError():
+            return BadAnswer(f"{host} sent what is not proper HTTP{through}")
+        case _:
+            return Unreachable(f"{host} broke the connection{through}")
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else "refused"
+
+
+@functools.cache
+def _system_trust() -> ssl.SSLContext:
+    """Shared by all upstreams: reading the system's certificates takes 30 ms each time."""
+    return ssl.create_default_context()
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    """Whom to trust: the system's certificates, and those in `ca_file`. Blocks. Raises `Unreachable`."""
+    if ca_file is None:
+        return _system_trust()
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except (OSError, ValueError) as error:
+        raise Unreachable(
+            f"the ca_file {ca_file} cannot be used: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    return context
+
+
+class _Broken(Exception):
+    """A connection broke before the answer. Not an aiohttp error, so that aiohttp does not ask again by itself."""
+
+    def __init__(self, error: aiohttp.ClientError) -> None:
+        self.error = error
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send once: aiohttp would send a second time whatever the connection, and nobody would count it."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Broken(error) from None
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Notes in a request's `trace_request_ctx` whether its connection was kept from before."""
+
+    async def reused(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: object) -> None:
+        context.trace_request_ctx.reused = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(reused)
+    return tracing

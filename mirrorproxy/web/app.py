@@ -1,0 +1,228 @@
+"""One handler for every request: parse, answer, keep the books."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+
+from aiohttp import web
+
+from mirrorproxy.errors import Denied, MirrorproxyError, NotFound
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Repository
+from mirrorproxy.registry import Kind, Registry, Result
+from mirrorproxy.web import errors, routes
+from mirrorproxy.web.access import AccessLog, Entry, RequestIds
+from mirrorproxy.web.probes import Probes, State, exposition
+from mirrorproxy.web.pump import ClientGone
+from mirrorproxy.web.routes import Names, Page, PageRoute, Push, Route
+from mirrorproxy.web.server import Server
+from mirrorproxy.web.stream import CLOSED, KEPT, Delivery, Reply
+from mirrorproxy.web.v2 import INDEX, V2, Catalog
+
+log = logging.getLogger(__name__)
+
+_KINDS = {
+    routes.ManifestRoute: Kind.MANIFEST,
+    routes.BlobRoute: Kind.BLOB,
+    routes.TagsRoute: Kind.TAGS,
+    routes.ReferrersRoute: Kind.REFERRERS,
+}
+_ENDPOINTS = {
+    routes.Base: "base",
+    routes.ManifestRoute: "manifest",
+    routes.BlobRoute: "blob",
+    routes.TagsRoute: "tags",
+    routes.ReferrersRoute: "referrers",
+    routes.CatalogRoute: "catalog",
+    routes.Push: "push",
+    routes.PageRoute: "page",
+    routes.Unknown: "unknown",
+}
+_METHODS = frozenset({"GET", "HEAD"})
+_GONE = 499  # in the books alone: the client left before it got a status
+_REMEMBERED = 2048  # parsed targets
+_REMEMBERED_LENGTH = 512  # characters of each: 2 MB in all
+_DISK_READERS = 8  # threads
+
+
+class App:
+    """Everything that is answered over HTTP.
+
+    `names` gives the configured registries at each request, so that a reload counts at once. `inflight` is the number
+    of requests being answered. Closed by `aclose`, after the server.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        catalog: Catalog,
+        names: Callable[[], Names],
+        metrics: Metrics,
+        access: AccessLog,
+        probes: Probes,
+        write_timeout: float = 60.0,
+    ) -> None:
+        self.inflight = 0
+        self._v2 = V2(registry, catalog)
+        self._names = names
+        self._metrics = metrics
+        self._access = access
+        self._probes = probes
+        self._pages = ThreadPoolExecutor(_DISK_READERS, thread_name_prefix="cold pages")
+        self._delivery = Delivery(write_timeout, self._pages)
+        self._ids = RequestIds()
+        self._parse = lru_cache(_REMEMBERED)(_parse)
+        self._duration = cache(metrics.duration.labels)
+        self._first_byte = cache(metrics.first_byte.labels)
+
+    def server(self, *, handler_cancellation: bool = True) -> web.Server:
+        """The server, for `web.ServerRunner`. `handler_cancellation`: stop answering as soon as the client is gone."""
+        return Server(self.handle, self._malformed, handler_cancellation=handler_cancellation)
+
+    async def aclose(self) -> None:
+        """Let the threads go."""
+        self._pages.shutdown(wait=False, cancel_futures=True)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request: whole, or broken off if it could not be. Raises nothing but a cancellation."""
+        began = asyncio.get_running_loop().time()
+        reply = Reply(request, self._ids.choose(request.headers.get("X-Request-ID")), self._delivery)
+        if self._probes.state is State.DRAINING:
+            reply.keep_alive = False
+        self.inflight += 1
+        route: Route | None = None
+        error: MirrorproxyError | None = None
+        try:
+            route = self._route(request)
+            await self._answer(reply, route)
+        except ClientGone:
+            pass  # the books tell
+        except MirrorproxyError as caught:
+            error = caught
+            await self._refuse(reply, error)
+        except Exception:
+            log.exception("request %s failed", reply.request_id)
+            error = MirrorproxyError("an error of mirrorproxy's own; its log says more")
+            await self._refuse(reply, error)
+        finally:
+            self.inflight -= 1
+            if not reply.complete:
+                reply.abort()
+            self._book(reply, route, error, began)
+        return KEPT if reply.keep_alive else CLOSED
+
+    def _route(self, request: web.BaseRequest) -> Route:
+        target = request.raw_path
+        parse = self._parse if len(target) <= _REMEMBERED_LENGTH else _parse
+        return parse(request.method, target, self._names())
+
+    async def _answer(self, reply: Reply, route: Route) -> None:
+        if isinstance(route, PageRoute):
+            await self._page(reply, route)
+            return
+        if isinstance(route, Push) and "Expect" in reply.request.headers:
+            reply.keep_alive = False  # whether the body will come is the client's to decide
+        form = getattr(route, "form", routes.BARE)
+        if form.ns is not None:
+            reply.common["OCI-Namespace"] = form.ns
+        await self._v2.answer(reply, route)
+
+    async def _refuse(self, reply: Reply, error: MirrorproxyError) -> None:
+        """Say what went wrong; where the response has begun, nothing can be said any more."""
+        if isinstance(error, Denied):
+            self._metrics.auth_failures.labels("client").inc()
+        if reply.status:
+            return
+        try:
+            body = errors.body(error.code, error.message, error.detail)
+            await reply.send(errors.status(error), errors.fields(error), body)
+        except ClientGone:
+            pass  # the books tell
+
+    async def _page(self, reply: Reply, route: PageRoute) -> None:
+        status, content_type, body = 200, "text/plain; charset=utf-8", INDEX
+        match route.page:
+            case Page.LIVEZ | Page.HEALTHZ:
+                body = b"ok\n"
+            case Page.READYZ:
+                verbose = "verbose" in route.query.split("&")
+                status, text = self._probes.readyz(verbose=verbose)
+                body = text.encode()
+            case Page.METRICS:
+                accept = ",".join(reply.request.headers.getall("Accept", ()))
+                content_type, body = await exposition(self._metrics.collectors, accept)
+            case Page.INDEX:
+                pass
+        await reply.send(status, {"Content-Type": content_type, "Cache-Control": "no-store"}, body)
+
+    def _book(self, reply: Reply, route: Route | None, error: MirrorproxyError | None, began: float) -> None:
+        """Metrics and the line in the access log."""
+        request = reply.request
+        duration = asyncio.get_running_loop().time() - began
+        first_byte = None if reply.first_byte is None else reply.first_byte - began
+        status = reply.status or _GONE
+        method = request.method if request.method in _METHODS else "other"
+        endpoint = "unknown" if route is None else _ENDPOINTS[type(route)]
+        self._duration(method, endpoint, str(status)).observe(duration)
+        kind = None if route is None else _KINDS.get(type(route))
+        repository: Repository | None = getattr(route, "repository", None)
+        result = None if kind is None else _result(reply, error)
+        if kind is not None and repository is not None and result is not None:
+            self._metrics.request(repository.registry, kind, result).inc()
+            self._metrics.sent(repository.registry, kind, result).inc(reply.sent)
+            if first_byte is not None:
+                self._first_byte(kind, result).observe(first_byte)
+        reference = getattr(route, "reference", None) or getattr(route, "digest", None)
+        self._access.write(
+            Entry(
+                request_id=reply.request_id,
+                client=request.remote,
+                method=request.method,
+                path=_told_path(request.raw_path, route),
+                repository=repository,
+                reference=reference,
+                kind=kind,
+                cache=result,
+                status=status,
+                bytes=reply.sent,
+                duration=duration,
+                first_byte=first_byte,
+                user_agent=request.headers.get("User-Agent"),
+                aborted=not reply.complete,
+                error=None if error is None else error.message,
+            )
+        )
+
+    def _malformed(self, request: web.BaseRequest) -> str:
+        """Put down what did not parse: nothing of what was sent, which nobody understood. Returns its name."""
+        request_id = self._ids.choose(None)
+        self._duration("other", "unknown", "400").observe(0)
+        self._access.write(
+            Entry(
+                request_id, request.remote, "-", "-", None, None, None, None, 400, 0, 0, None, None, False, "malformed"
+            )
+        )
+        return request_id
+
+
+def _parse(method: str, target: str, names: Names) -> Route:
+    path, query = routes.split(target)
+    return routes.parse(method, path, query, names)
+
+
+def _result(reply: Reply, error: MirrorproxyError | None) -> Result | None:
+    """The label of a request: None where it came to nothing, since the client left before there was an answer."""
+    if error is None:
+        return None if reply.outcome is None else reply.outcome.result
+    if error.negative:
+        return Result.NEGATIVE
+    return Result.MISS if isinstance(error, NotFound) else Result.ERROR
+
+
+def _told_path(target: str, route: Route | None) -> str:
+    """The path as it came, and `ns`; the rest of a query may hold what is nobody's business."""
+    form = getattr(route, "form", routes.BARE)
+    path = routes.split(target)[0]
+    return path if form.ns is None else f"{path}?ns={form.ns}"

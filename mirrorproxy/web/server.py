@@ -1,0 +1,66 @@
+"""Connections, and what comes over them that is not even HTTP."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from mirrorproxy.web import errors
+from mirrorproxy.web.head import head
+from mirrorproxy.web.stream import CLOSED
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Malformed = Callable[[web.BaseRequest], str]
+
+_OPTIONS: dict[str, Any] = {
+    "access_log": None,  # aiohttp's own takes 43 us a line
+    "auto_decompress": False,
+    "keepalive_timeout": 120.0,  # seconds; also what a client has to send its first request
+    "lingering_time": 5.0,  # seconds that a refused body is read and thrown away before the connection is closed
+    "max_field_size": 16 << 10,  # bytes; Docker sends tokens of some KiB to its mirrors
+    "max_line_size": 8 << 10,
+}
+
+
+class Connection(web.RequestHandler):
+    """A client's connection. What does not parse is answered in the words of the protocol, and ends it."""
+
+    def __init__(self, manager: web.Server, malformed: Malformed, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(manager, loop=loop, **_OPTIONS)
+        self._malformed = malformed
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002  # aiohttp's signature
+        message: str | None = None,  # noqa: ARG002  # quotes what the client sent, which may be a secret
+    ) -> web.StreamResponse:
+        """Called for what does not parse (our handler lets no exception through)."""
+        request_id = self._malformed(request)
+        transport = request.transport
+        if transport is not None and not transport.is_closing():
+            body = errors.body("UNSUPPORTED", "this is not a request that HTTP/1.1 knows, or it is too long")
+            fields = {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                "X-Request-ID": request_id,
+            }
+            transport.write(head(status, fields, "close") + body)
+        return CLOSED
+
+
+class Server(web.Server):
+    """Makes connections whose requests `handler` answers, with a response that is sent already.
+
+    `malformed` is told of each request that does not parse, and gives it a name.
+    """
+
+    def __init__(self, handler: Handler, malformed: Malformed, *, handler_cancellation: bool) -> None:
+        super().__init__(handler, handler_cancellation=handler_cancellation)
+        self._malformed = malformed
+
+    def __call__(self) -> web.RequestHandler:
+        """A new connection's protocol."""
+        return Connection(self, self._malformed, loop=self._loop)

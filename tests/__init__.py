@@ -1,0 +1,1 @@
+"""The tests of mirrorproxy; `make test` runs them all."""

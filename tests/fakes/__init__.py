@@ -1,0 +1,1 @@
+"""Stand-ins, for what a real part does not do on demand: fail, stall, lie."""
