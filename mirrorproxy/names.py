@@ -20,7 +20,7 @@ _DIGEST = re.compile("|".join(f"{algorithm}:[0-9a-f]{{{digits}}}" for algorithm,
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_NAME_LIMIT = 255  # bytes, the registry's name included (distribution/reference: NameTotalLengthMax)
+_NAME_LIMIT = 255  # bytes, the registry not counted (RepositoryNameTotalLengthMax of distribution/reference 0.6)
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
 
@@ -90,7 +90,7 @@ def registry_name(text: str) -> str:
     `text` is `host`, `host:port` or `[v6]:port`; default ports are kept, since they are part of an image's name.
     """
     name = text.lower()
-    if not _REGISTRY.fullmatch(name) or len(name) > _NAME_LIMIT:
+    if not text.isascii() or not _REGISTRY.fullmatch(name) or len(name) > _NAME_LIMIT:  # lower() makes a k of U+212A
         raise NameInvalid("not a registry: write host or host:port", detail={"registry": text[:160]})
     return _ALIASES.get(name, name)
 
@@ -110,14 +110,13 @@ def repository(registry: str, name: str) -> Repository:
 
     Docker Hub's single-word names get their `library/` here, and nobody else's do.
     """
-    if not _NAME.fullmatch(name) or len(registry) + 1 + len(name) > _NAME_LIMIT:
+    full = f"library/{name}" if registry == DOCKER_HUB and "/" not in name else name
+    if not _NAME.fullmatch(name) or len(full) > _NAME_LIMIT:
         raise NameInvalid(
             "not a repository name: lower-case words joined by one of . _ __ - and separated by /, 255 bytes at most",
             detail={"name": name[:160]},
         )
-    if registry == DOCKER_HUB and "/" not in name:
-        name = f"library/{name}"
-    return Repository(registry, name)
+    return Repository(registry, full)
 
 
 @dataclass(frozen=True, slots=True)

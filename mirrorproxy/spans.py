@@ -9,8 +9,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-_RANGE = re.compile(r"bytes\s*=\s*(?:([0-9]{1,18})\s*-\s*([0-9]{1,18})?|-\s*([0-9]{1,18}))", re.IGNORECASE)
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+# Some clients write the largest integer that they know, of 19 or 20 digits, for "to the end".
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,20})-([0-9]{1,20})?|-([0-9]{1,20}))", re.IGNORECASE | re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE | re.ASCII)
+_FURTHEST = 2**63 - 1  # what an off_t holds: no content has a byte behind it
 
 
 class Span(NamedTuple):
@@ -54,14 +56,14 @@ def parse_range(header: str | None) -> RangeRequest | None:
     None for no header, for what does not parse (RFC 9110, 14.2: an invalid Range is ignored), for other units, and for
     several ranges, which a registry may answer with the whole.
     """
-    if header is None or not (match := _RANGE.fullmatch(header.strip())):
+    if header is None or not (match := _RANGE.fullmatch(header.strip(" \t"))):
         return None
-    first, last, suffix = match.groups()
-    if suffix is not None:
-        return RangeRequest(None, int(suffix))
+    first, last, suffix = (None if digits is None else min(int(digits), _FURTHEST) for digits in match.groups())
+    if first is None:
+        return RangeRequest(None, suffix)
     if last is None:
-        return RangeRequest(int(first), None)
-    return RangeRequest(int(first), int(last) + 1) if int(last) >= int(first) else None
+        return RangeRequest(first, None)
+    return RangeRequest(first, last + 1) if last >= first else None
 
 
 def format_range(start: int, end: int | None) -> str:
@@ -71,7 +73,7 @@ def format_range(start: int, end: int | None) -> str:
 
 def parse_content_range(header: str | None) -> tuple[Span, int | None] | None:
     """The span and the total size (None for `*`) of a Content-Range header; None where it does not parse."""
-    if header is None or not (match := _CONTENT_RANGE.fullmatch(header.strip())):
+    if header is None or not (match := _CONTENT_RANGE.fullmatch(header.strip(" \t"))):
         return None
     first, last, total = match.groups()
     span, size = Span(int(first), int(last) + 1), None if total == "*" else int(total)

@@ -116,10 +116,10 @@ def _show(size: int, rate: int, delay: float) -> int:
 
     image = Image.generate(size)
     print(
-        f"A registry with an image of {_short(image.size)}, on a line of {format_rate(rate)} with"
+        f"A registry with an image of {image.size:,} bytes, on a line of {format_rate(rate)} with"
         f" {format_duration(delay)} a request: {image.size / rate:.0f} s at the least.\n"
-        "mirrorproxy in front of it, with an empty cache. A client pulls the image, and again, and once more with the\n"
-        "registry stopped:\n",
+        "mirrorproxy in front of it, with an empty cache. A client pulls the image, again, and once more with\n"
+        "the registry stopped.\n",
         flush=True,
     )
     with (
@@ -180,7 +180,10 @@ def _report(pulls: Sequence[Pull]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))) for row in rows]
     cold, warm, _ = pulls
-    meaning = f"Warm was {cold.seconds / warm.seconds:.0f} times as fast as cold; the last pull had no registry to ask."
+    meaning = (
+        f"Warm was {cold.seconds / warm.seconds:.0f} times as fast as cold. Offline, the proxy was told to ask about the"
+        " tag anew, found\nnobody, and served what it had."
+    )
     return "\n".join(("", *table, "", meaning, "", _NEXT))
 
 

@@ -20,7 +20,9 @@ from mirrorproxy.manifests import ACCEPT
 
 _AT_A_TIME = 3  # layers; as Docker and containerd do
 _START_TIMEOUT = 20.0
+_SETTLE_TIMEOUT = 30.0
 _STOP_TIMEOUT = 5.0
+_NO_FILLS = "mirrorproxy_fills_inflight 0.0"
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 _LOG_TAIL = 10  # lines
 
@@ -88,6 +90,22 @@ class Proxy:
             raise Failed(f"the proxy was not ready after {_START_TIMEOUT:.0f} s") from None
         raise Failed(f"the proxy ended at once, with status {process.returncode}")
 
+    async def settled(self, session: aiohttp.ClientSession) -> None:
+        """Wait until what it served is on its disk.
+
+        A client has the last bytes as soon as the digest is right. Who asks before they are flushed joins the download,
+        which is no hit. Raises `Failed`.
+        """
+        try:
+            async with asyncio.timeout(_SETTLE_TIMEOUT):
+                while True:
+                    async with session.get(f"{self.url}/metrics") as response:
+                        if _NO_FILLS in (await response.text()).splitlines():
+                            return
+                    await asyncio.sleep(0.05)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Failed(f"the proxy did not finish writing: {type(error).__name__} {error}".rstrip()) from error
+
     def last_words(self) -> str:
         """The end of what it wrote."""
         if not self.log.exists():
@@ -108,21 +126,25 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 class _Client:
-    """Pulls the image once, checks every digest, and counts what came from the cache."""
+    """Pulls the image once, checks every digest, and counts what came from the cache.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, bar: Bar) -> None:
+    `fresh`: the registry is to be asked about the tag now, even if that was done a moment ago.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, bar: Bar, *, fresh: bool) -> None:
         self.answers = 0
         self.hits = 0
         self._session = session
         self._url = url
         self._bar = bar
+        self._fresh = fresh
         self._slots = asyncio.Semaphore(_AT_A_TIME)
 
     async def pull(self) -> None:
         """Ask as Docker does: base, tag, manifest by digest, config, layers. Raises `Failed`."""
         async with self._ask("GET", "/v2/"):
             pass
-        async with self._ask("HEAD", f"/v2/{REPOSITORY}/manifests/{TAG}") as response:
+        async with self._ask("HEAD", f"/v2/{REPOSITORY}/manifests/{TAG}", fresh=self._fresh) as response:
             self._count(response)
             digest = response.headers.get("Docker-Content-Digest", "")
         manifest = json.loads(await self._get("manifests", digest, keep=True))
@@ -153,9 +175,10 @@ class _Client:
         return b"".join(kept)
 
     @asynccontextmanager
-    async def _ask(self, method: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _ask(self, method: str, path: str, *, fresh: bool = False) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Accept": ACCEPT} | ({"Cache-Control": "no-cache"} if fresh else {})
         try:
-            async with self._session.request(method, f"{self._url}{path}", headers={"Accept": ACCEPT}) as response:
+            async with self._session.request(method, f"{self._url}{path}", headers=headers) as response:
                 if response.status != 200:
                     raise Failed(f"{method} {path}: {response.status} {await response.text()}")
                 yield response
@@ -181,9 +204,11 @@ async def three_pulls(registry: Registry, proxy: Proxy, size: int) -> list[Pull]
                 await registry.stop()
             sent, requests = registry.sent, registry.requests
             bar = Bar(name, size)
-            client = _Client(session, proxy.url, bar)
+            client = _Client(session, proxy.url, bar, fresh=name == "offline")
             await client.pull()
+            seconds = bar.end()
+            await proxy.settled(session)
             pulls.append(
-                Pull(name, bar.end(), registry.sent - sent, registry.requests - requests, client.hits, client.answers)
+                Pull(name, seconds, registry.sent - sent, registry.requests - requests, client.hits, client.answers)
             )
     return pulls

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -137,13 +138,16 @@ class Registry:
             response.headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{len(body)}"
         await response.prepare(request)
         if request.method == "GET":
-            for start in range(wanted.start, wanted.stop, _CHUNK):
-                part = body[start : min(start + _CHUNK, wanted.stop)]
-                await self._line.carry(len(part))
-                self.sent += len(part)
-                await response.write(part)
-        await response.write_eof()
+            with suppress(ConnectionError):  # who asked has gone
+                await self._stream(response, body, wanted)
         return response
+
+    async def _stream(self, response: web.StreamResponse, body: bytes, wanted: range) -> None:
+        for start in range(wanted.start, wanted.stop, _CHUNK):
+            part = body[start : min(start + _CHUNK, wanted.stop)]
+            await self._line.carry(len(part))
+            self.sent += len(part)
+            await response.write(part)
 
 
 def _digest(content: bytes) -> str:

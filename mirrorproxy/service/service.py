@@ -93,6 +93,7 @@ class Service:
 
         self._access = AccessLog(sys.stdout, human=not wants_json(settings.log, sys.stdout))
         self._parts.push_async_callback(self._access.aclose)
+        self._access.enabled = settings.log.access
         self._app = App(
             self._stacks.registry,
             CachedCatalog(self._index, self._names),
@@ -129,7 +130,7 @@ class Service:
         self._stacks.use(settings.upstreams)
         self._fills.budget = settings.fills.budget
         self._fills.slots.limit = settings.fills.max_active
-        self._app.write_timeout = settings.server.write_timeout
+        self._app.allow(settings.server.write_timeout)
         self._access.enabled = settings.log.access
         self._ledger.limit, self._ledger.min_free = _bounds(settings, self._filesystem)
         if self._certificate is not None and settings.server.tls is not None:

@@ -61,7 +61,7 @@ class Index:
         self.refused = 0
 
     def __repr__(self) -> str:
-        return f"<Index {self._directory}{'' if self._connected else ' closed'}>"
+        return f"<Index {self._directory}{' closed' if self._connected is None else ''}>"
 
     async def open(self) -> None:
         """Open the database, a new one where there is none or it is broken. When it fails it is tried again later."""

@@ -1,8 +1,8 @@
-"""Registries upstream: asking them, with credentials, through proxies, again where that helps, one endpoint after another.
+"""Registries upstream: with credentials, through proxies, again where that helps, one endpoint after another.
 
-`connect()` is all that the rest of the program needs. What comes out are the contract's types and errors; aiohttp stays in
-here. By file: `failover` (the endpoints of an upstream) over `client` (one endpoint's answers checked) over `endpoint`
-(redirects) with `authorization` (challenges, credentials, tokens) over `transport` (aiohttp).
+`connect()` is all that the rest of the program needs. What comes out are the contract's types and errors; aiohttp
+stays in here. By file: `failover` (the endpoints of an upstream) over `client` (one endpoint, its answers checked) over
+`endpoint` (redirects) with `authorization` (challenges, credentials, tokens) over `transport` (aiohttp).
 """
 
 from mirrorproxy.config import CredentialsSettings, UpstreamSettings

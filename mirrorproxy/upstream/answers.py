@@ -1,4 +1,4 @@
-"""What an upstream answered: its body, read with a limit, and the one translation of statuses to the errors of the contract."""
+"""What an upstream answered: its body, and the one translation of statuses to the errors of the contract."""
 
 import asyncio
 import contextlib
@@ -158,7 +158,8 @@ def _broken_body(error: Exception, answer: Answer) -> UpstreamError:
 def is_final_head(answer: Answer) -> bool:
     """Does this answer to a HEAD, other than 200, settle it, or should a GET ask again?
 
-    Some servers have no HEAD (405, 501), and a 404 without a body does not say whose it is. Signed URLs may be good for a GET alone.
+    Some servers have no HEAD (405, 501), a 404 without a body does not say whose it is, and signed URLs may be good
+    for a GET alone.
     """
     if answer.status == 404:
         return answer.home and (_API_VERSION in answer.headers or answer.media_type == "application/json")

@@ -1,8 +1,8 @@
 """How requests to one endpoint get their `Authorization`: what it challenged us with, credentials, tokens.
 
-The first 401 teaches how an endpoint wants it (Basic, or Bearer with a realm); from then on tokens for other repositories are
-fetched ahead, without another 401. Credentials go to the endpoint (Basic) or to a trusted realm (Bearer) alone. Sources: RFC 7617,
-distribution docs/content/spec/auth (token, oauth).
+The first 401 teaches how an endpoint wants it (Basic, or Bearer with a realm); from then on tokens for other
+repositories are fetched ahead, without another 401. Credentials go to the endpoint (Basic) or to a trusted realm
+(Bearer) alone. Sources: RFC 7617; the token authentication and OAuth2 specifications of distribution.
 """
 
 import contextlib

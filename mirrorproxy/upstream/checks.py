@@ -85,7 +85,7 @@ def received_span(answer: Answer, start: int, end: int | None) -> tuple[Span | N
 
 
 def size_of(answer: Answer) -> int | None:
-    """How many bytes the blob has of which this answer to `Range: bytes=0-0` holds one, or all; None where it is not said."""
+    """How many bytes the blob has that was asked for with `Range: bytes=0-0`; None where the answer does not say."""
     if answer.status == 200:
         return answer.length
     if answer.status == 416 and answer.headers.get("Content-Range", "").replace(" ", "") == "bytes*/0":

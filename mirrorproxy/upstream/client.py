@@ -33,7 +33,7 @@ _THREAD_FROM = 64 << 10  # bytes whose hash and JSON would take 0.5 ms and more 
 
 
 class Upstream:
-    """A `Registry` that is one endpoint and asks once: other tries and other endpoints are `Failover`'s."""
+    """A registry as one endpoint of it has it, asked once: other tries and other endpoints are `Failover`'s."""
 
     def __init__(self, registry: str, endpoint: Endpoint, metrics: Metrics) -> None:
         self.name = endpoint.name
@@ -59,7 +59,7 @@ class Upstream:
         self._metrics.upstream_up.labels(self._registry, self.name).set(self.health.up)
 
     async def resolve(self, repository: Repository, reference: Reference) -> Resolved:
-        """See `Registry`. Always fresh. A HEAD; and a GET where the HEAD does not say all, or nothing that can be believed."""
+        """See `Registry`. Always fresh. A HEAD; and a GET where that does not say all, or cannot be believed."""
         path = f"/manifests/{reference}"
         with await self._endpoint.open("HEAD", repository, path, kind=Kind.MANIFEST, accept=ACCEPT) as answer:
             if answer.status == 200:

@@ -29,11 +29,11 @@ class Failover:
     def __repr__(self) -> str:
         return f"<Failover {' '.join(map(repr, self._upstreams))}>"
 
-    async def resolve(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Resolved:
-        """See `Registry`. Nothing is kept here, so that every answer is fresh."""
+    async def resolve(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Resolved:  # noqa: ARG002 - nothing is stale here
+        """See `Registry`."""
         return await self._ask(Kind.MANIFEST, lambda upstream: upstream.resolve(repository, reference))
 
-    async def manifest(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Manifest:
+    async def manifest(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Manifest:  # noqa: ARG002 - as above
         """See `Registry`."""
         return await self._ask(Kind.MANIFEST, lambda upstream: upstream.manifest(repository, reference))
 
@@ -54,6 +54,12 @@ class Failover:
     async def referrers(self, repository: Repository, digest: Digest, query: str = "") -> Listing:
         """See `Registry`."""
         return await self._ask(Kind.REFERRERS, lambda upstream: upstream.referrers(repository, digest, query))
+
+    def troubles(self) -> Iterator[str]:
+        """What is wrong with the endpoints, a line each; by their last answers."""
+        for upstream in self._upstreams:
+            if not upstream.health.up:
+                yield f"upstream: {upstream.name} does not answer as it should"
 
     async def aclose(self) -> None:
         """Close all connections, and forget tokens."""

@@ -12,8 +12,8 @@ from mirrorproxy.upstream.answers import Answer
 class BodyTransfer:
     """A `Transfer`: the bytes of one answer, read once, from `first` on.
 
-    `span` is what the answer said that it holds, None where its end is not known; `size` is the whole blob's. `count` is told the
-    size of every bunch of bytes that came, `report` what broke.
+    `span` is what the answer said that it holds, None where its end is not known; `size` is the whole blob's. `count`
+    is told the size of every bunch of bytes that came, `report` what broke.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class BodyTransfer:
     async def chunks(self, start: int, end: int | None) -> AsyncIterator[bytes]:
         """The bytes from `start` (none before what was read already) up to `end`, as they come.
 
-        Raises `TimedOut` on a stall, `Unreachable` where the connection broke, and `BadAnswer` where there are fewer bytes than
-        the answer said, or more.
+        Raises `TimedOut` on a stall, `Unreachable` where the connection broke, and `BadAnswer` where there are fewer
+        bytes than the answer said, or more.
         """
         if start < self._at:
             raise ValueError(f"the bytes from {start} on were read already: this is at {self._at}")

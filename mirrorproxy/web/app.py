@@ -1,12 +1,14 @@
 """One handler for every request: parse, answer, keep the books."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 
 from aiohttp import web
+from prometheus_client import Counter, Histogram
 
 from mirrorproxy.errors import Denied, MirrorproxyError, NotFound
 from mirrorproxy.metrics import Metrics
@@ -65,6 +67,7 @@ class App:
         write_timeout: float = 60.0,
     ) -> None:
         self.inflight = 0
+        self._idle = asyncio.Event()
         self._v2 = V2(registry, catalog)
         self._names = names
         self._metrics = metrics
@@ -75,11 +78,23 @@ class App:
         self._ids = RequestIds()
         self._parse = lru_cache(_REMEMBERED)(_parse)
         self._duration = cache(metrics.duration.labels)
-        self._first_byte = cache(metrics.first_byte.labels)
+        self._series = cache(self._series_of)
 
     def server(self, *, handler_cancellation: bool = True) -> web.Server:
         """The server, for `web.ServerRunner`. `handler_cancellation`: stop answering as soon as the client is gone."""
         return Server(self.handle, self._malformed, handler_cancellation=handler_cancellation)
+
+    def allow(self, write_timeout: float) -> None:
+        """How many seconds a client may take nothing, from the next request on."""
+        self._delivery = self._delivery._replace(write_timeout=write_timeout)
+
+    async def drained(self, grace: float) -> None:
+        """Return when no request is being answered, or after `grace` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self.inflight:
+                    self._idle.clear()
+                    await self._idle.wait()
 
     async def aclose(self) -> None:
         """Let the threads go."""
@@ -108,6 +123,8 @@ class App:
             await self._refuse(reply, error)
         finally:
             self.inflight -= 1
+            if not self.inflight:
+                self._idle.set()
             if not reply.complete:
                 reply.abort()
             self._book(reply, route, error, began)
@@ -170,29 +187,39 @@ class App:
         repository: Repository | None = getattr(route, "repository", None)
         result = None if kind is None else _result(reply, error)
         if kind is not None and repository is not None and result is not None:
-            self._metrics.request(repository.registry, kind, result).inc()
-            self._metrics.sent(repository.registry, kind, result).inc(reply.sent)
+            requests, sent, first_bytes = self._series(repository.registry, kind, result)
+            requests.inc()
+            sent.inc(reply.sent)
             if first_byte is not None:
-                self._first_byte(kind, result).observe(first_byte)
-        reference = getattr(route, "reference", None) or getattr(route, "digest", None)
+                first_bytes.observe(first_byte)
         self._access.write(
             Entry(
-                request_id=reply.request_id,
-                client=request.remote,
-                method=request.method,
-                path=_told_path(request.raw_path, route),
-                repository=repository,
-                reference=reference,
-                kind=kind,
-                cache=result,
-                status=status,
-                bytes=reply.sent,
-                duration=duration,
-                first_byte=first_byte,
-                user_agent=request.headers.get("User-Agent"),
-                aborted=not reply.complete,
-                error=None if error is None else error.message,
+                reply.request_id,
+                request.remote,
+                request.method,
+                _told_path(request.raw_path, route),
+                repository,
+                getattr(route, "reference", None) or getattr(route, "digest", None),
+                kind,
+                result,
+                status,
+                reply.sent,
+                duration,
+                first_byte,
+                request.headers.get("User-Agent"),
+                not reply.complete,
+                None if error is None else error.message,
             )
+        )
+
+    def _series_of(self, registry: str, kind: Kind, result: Result) -> tuple[Counter, Counter, Histogram]:
+        """The series that content of this kind counts in; kept, since to look one up costs more than to count."""
+        metrics = self._metrics
+        labels = (registry, kind, result)
+        return (
+            metrics.requests.labels(*labels),
+            metrics.response_bytes.labels(*labels),
+            metrics.first_byte.labels(kind, result),
         )
 
     def _malformed(self, request: web.BaseRequest) -> str:
@@ -223,6 +250,8 @@ def _result(reply: Reply, error: MirrorproxyError | None) -> Result | None:
 
 def _told_path(target: str, route: Route | None) -> str:
     """The path as it came, and `ns`; the rest of a query may hold what is nobody's business."""
-    form = getattr(route, "form", routes.BARE)
+    if "?" not in target and target.startswith("/"):
+        return target
     path = routes.split(target)[0]
+    form = getattr(route, "form", routes.BARE)
     return path if form.ns is None else f"{path}?ns={form.ns}"

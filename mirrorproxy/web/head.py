@@ -20,13 +20,12 @@ def head(status: int, fields: Mapping[str, str], connection: str | None) -> byte
 
     A value that came from elsewhere cannot break the line: what is not printable ASCII becomes `?` here.
     """
-    lines = [_STATUS_LINES[status], "Date: ", _now()]
-    for name, value in fields.items():
-        if not (value.isascii() and value.isprintable()):
-            value = _UNSAFE.sub("?", value)
-        lines += ("\r\n", name, ": ", value)
-    lines.append("\r\n\r\n" if connection is None else f"\r\nConnection: {connection}\r\n\r\n")
-    return "".join(lines).encode("ascii")
+    values = "".join(fields.values())
+    if not (values.isascii() and values.isprintable()):
+        fields = {name: _UNSAFE.sub("?", value) for name, value in fields.items()}
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    end = "\r\n" if connection is None else f"Connection: {connection}\r\n\r\n"
+    return f"{_STATUS_LINES[status]}Date: {_now()}\r\n{lines}{end}".encode("ascii")
 
 
 def _now() -> str:

@@ -248,25 +248,19 @@ def _page(query: str) -> tuple[int | None, str | None]:
     return n, last
 
 
-def _registry(text: str) -> str:
-    if not text.isascii():  # some letters outside ASCII are ASCII in lower case
-        raise NameInvalid("not a registry: write host or host:port")
-    return registry_name(text)
-
-
 def _configured(text: str, names: Names) -> str | None:
     """The canonical name of the registry `text` where it is a configured one."""
     if text in names.registries:
         return text
     try:
-        name = _registry(text)
+        name = registry_name(text)
     except NameInvalid:
         return None
     return name if name in names.registries else None
 
 
 def _must_be_configured(text: str, names: Names) -> str:
-    name = _registry(text)
+    name = registry_name(text)
     if name not in names.registries:
         raise NameUnknown(
             f"{name} is not served here; these are: {', '.join(sorted(names.registries))}", detail={"registry": name}

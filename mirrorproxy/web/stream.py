@@ -207,10 +207,11 @@ class Reply:
         await self._write(transport, b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     async def _write(self, transport: asyncio.Transport, data: bytes) -> None:
-        if not transport.is_closing():
-            transport.write(data)
-            if self.request.protocol.writing_paused:
-                await self._drained(transport)
+        if transport.is_closing():
+            raise ClientGone("the client is gone")
+        transport.write(data)
+        if self.request.protocol.writing_paused:
+            await self._drained(transport)
         if transport.is_closing():
             raise ClientGone("the client is gone")
 

@@ -1,1 +1,1 @@
-"""Stand-ins, for what a real part does not do on demand: fail, stall, lie."""
+"""Stand-ins for what tests cannot have for real: servers that misbehave on demand."""

@@ -110,7 +110,10 @@ async def serve() -> AsyncIterator[Serve]:
             server_tls = None
             if tls:
                 authority = trustme.CA()
-                server_tls, served.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+                server_tls, served.tls = (
+                    ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
+                    ssl.create_default_context(),
+                )
                 authority.issue_cert("localhost").configure_cert(server_tls)
                 authority.configure_trust(served.tls)
             runner = web.ServerRunner(app.server(handler_cancellation=handler_cancellation), shutdown_timeout=0.1)

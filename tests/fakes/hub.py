@@ -1,0 +1,436 @@
+"""A registry like Docker Hub on loopback, and what goes wrong with one.
+
+Three origins, each a real HTTP server: the registry (127.0.0.1), its token service (127.0.0.2), and the storage (127.0.0.3)
+to which it redirects for blobs, with signed URLs that are good only byte for byte. Content is added by calls; what goes
+wrong is scripted (`script.Quirk`) for each kind of request: `token`, `manifest`, `blob`, `cdn`, `tags`, `referrers`,
+`base`. Every request is in `log`.
+
+    async with Hub() as hub:
+        image = hub.add_image("library/alpine", "3.20", b"a layer")
+        hub.script.next("cdn", Quirk(cut=3))
+        registry = connect("docker.io", hub.settings(), Metrics(["docker.io"]))
+        ...
+        assert hub.count("token") == 1
+"""
+
+import asyncio
+import base64
+import hashlib
+import itertools
+import json
+import re
+import secrets
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+from urllib.parse import parse_qs, quote, urlsplit
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from mirrorproxy import manifests
+from mirrorproxy.config import UpstreamSettings
+from mirrorproxy.names import Descriptor, Digest
+from mirrorproxy.spans import parse_range
+from tests.fakes.script import Quirk, Script, Seen, error_body, send
+
+_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_API = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_PATH = re.compile(r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs|tags|referrers)/(?P<reference>[^/]+)")
+_KINDS = {"manifests": "manifest", "blobs": "blob", "tags": "tags", "referrers": "referrers"}
+
+
+class Image(NamedTuple):
+    """What `Hub.add_image` made."""
+
+    manifest: Descriptor
+    body: bytes
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass
+class _Repository:
+    manifests: dict[Digest, tuple[str, bytes]] = field(default_factory=dict)
+    blobs: dict[Digest, bytes] = field(default_factory=dict)
+    tags: dict[str, Digest] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Token:
+    scope: str
+    account: str | None
+    until: float
+
+
+class _Server:
+    """One origin: a port that stays the same when the server goes down and comes back."""
+
+    def __init__(self, host: str, tls: ssl.SSLContext | None) -> None:
+        self.host = host
+        self.port = 0
+        self._tls = tls
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def origin(self) -> str:
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
+
+    async def start(self, handler: Any) -> None:
+        app = web.Application(client_max_size=1 << 20)
+        app.router.add_route("*", "/{rest:.*}", handler)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=False, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self._tls)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+
+class Hub:
+    """The three origins, their content and their script. `async with`, or `start` and `stop`.
+
+    `auth`: what the registry wants; `redirects`: blobs are at the storage, else at the registry itself. `users` are the
+    passwords by name; `private` the repositories that only they may pull; `hides`: as Docker Hub does, 401 and not 404
+    for a repository that does not exist.
+    """
+
+    def __init__(
+        self,
+        *,
+        auth: Literal["bearer", "basic", "none"] = "bearer",
+        redirects: bool = True,
+        tls: ssl.SSLContext | None = None,
+        users: Mapping[str, str] | None = None,
+        identity_token: str | None = None,
+        hides: bool = False,
+    ) -> None:
+        self.script = Script()
+        self.log: list[Seen] = []
+        self.auth = auth
+        self.redirects = redirects
+        self.users = dict(users or {})
+        self.identity_token = identity_token
+        self.hides = hides
+        self.private: set[str] = set()
+        self.expires_in: float | None = 300
+        self.token_field = "token"
+        self.ratelimit: tuple[int, int] | None = None
+        self._repositories: dict[str, _Repository] = {}
+        self._tokens: dict[str, _Token] = {}
+        self._signed: dict[str, Digest] = {}
+        self._serial = itertools.count(1)
+        self.registry, self.token_service, self.storage = (_Server(f"127.0.0.{number}", tls) for number in (1, 2, 3))
+
+    # Starting, stopping.
+
+    async def start(self) -> None:
+        """Listen on all three origins, on the ports of before if there were any."""
+        await self.registry.start(self._at_registry)
+        await self.token_service.start(self._at_token_service)
+        await self.storage.start(self._at_storage)
+
+    async def stop(self) -> None:
+        """Refuse connections, and end those that are there."""
+        for server in (self.registry, self.token_service, self.storage):
+            await server.stop()
+
+    async def stop_token_service(self) -> None:
+        """Only the token service is down."""
+        await self.token_service.stop()
+
+    async def start_token_service(self) -> None:
+        """And is back."""
+        await self.token_service.start(self._at_token_service)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """The registry's origin."""
+        return self.registry.origin
+
+    def settings(self, **changes: Any) -> UpstreamSettings:
+        """What to configure for this upstream, with short timeouts; `changes` as in the configuration."""
+        settings = {
+            "endpoints": [self.url],
+            "token_realms": [self.token_service.origin],
+            "connect_timeout": 2.0,
+            "header_timeout": 2.0,
+            "idle_timeout": 2.0,
+        }
+        return UpstreamSettings.model_validate(settings | changes)
+
+    # Content.
+
+    def add_blob(self, repository: str, data: bytes) -> Digest:
+        """Put in a blob."""
+        digest = Digest.of(data)
+        self._of(repository).blobs[digest] = data
+        return digest
+
+    def add_manifest(
+        self,
+        repository: str,
+        document: Mapping[str, object] | bytes,
+        *tags: str,
+        media_type: str = manifests.OCI_MANIFEST,
+    ) -> Descriptor:
+        """Put in a manifest, and let tags point at it. A mapping is given the media type, and an odd spacing."""
+        if isinstance(document, bytes):
+            body = document
+        else:
+            body = json.dumps({"schemaVersion": 2, "mediaType": media_type, **document}, indent=3).encode()
+        digest = Digest.of(body)
+        self._of(repository).manifests[digest] = (media_type, body)
+        for tag in tags:
+            self.tag(repository, tag, digest)
+        return Descriptor(media_type, digest, len(body))
+
+    def add_image(self, repository: str, tag: str, *layers: bytes, config: bytes = b'{"os":"linux"}') -> Image:
+        """Put in an image with these layers."""
+        parts = [
+            Descriptor(media_type, self.add_blob(repository, data), len(data))
+            for media_type, data in [(_CONFIG, config), *((_LAYER, layer) for layer in layers)]
+        ]
+        first, *rest = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in parts]
+        manifest = self.add_manifest(repository, {"config": first, "layers": rest}, tag)
+        return Image(manifest, self._of(repository).manifests[manifest.digest][1], parts[0], tuple(parts[1:]))
+
+    def tag(self, repository: str, tag: str, digest: Digest) -> None:
+        """Let a tag point at a manifest, whatever it pointed at before."""
+        self._of(repository).tags[tag] = digest
+
+    def remove(self, repository: str) -> None:
+        """Forget a repository."""
+        self._repositories.pop(repository, None)
+
+    def _of(self, repository: str) -> _Repository:
+        return self._repositories.setdefault(repository, _Repository())
+
+    # What was asked.
+
+    def seen(self, kind: str | None = None, method: str | None = None) -> list[Seen]:
+        """The requests of this kind and method (None: any), in order."""
+        return [seen for seen in self.log if kind in (None, seen.kind) and method in (None, seen.method)]
+
+    def count(self, kind: str | None = None, method: str | None = None) -> int:
+        """How many there were."""
+        return len(self.seen(kind, method))
+
+    def sent(self, kind: str | None = None) -> int:
+        """How many bytes of bodies were sent."""
+        return sum(seen.sent for seen in self.seen(kind))
+
+    # Tokens and signatures.
+
+    def revoke_tokens(self) -> None:
+        """No token that was given out is good any more."""
+        self._tokens.clear()
+
+    def expire_signatures(self) -> None:
+        """No signed URL that was given out is good any more."""
+        self._signed.clear()
+
+    def secrets(self) -> set[str]:
+        """Every token and every signature that was given out and is good, for tests that nothing shows them."""
+        return {*self._tokens, *(parse_qs(urlsplit(target).query)["X-Signature"][0] for target in self._signed)}
+
+    # The registry.
+
+    async def _at_registry(self, request: web.Request) -> web.StreamResponse:
+        match = _PATH.fullmatch(request.raw_path.partition("?")[0])
+        seen = self._note(request, _KINDS[match["kind"]] if match else "base")
+        quirk = self.script.quirk(seen)
+        name = match["name"] if match else ""
+        if quirk.status is None and (challenge := self._challenge(request, name)):
+            headers = _API | {"WWW-Authenticate": challenge, "Content-Type": "application/json"}
+            return await send(
+                request, seen, Quirk(), 401, headers, error_body("UNAUTHORIZED", "authentication required")
+            )
+        if match is None:
+            return await send(request, seen, quirk, 200, _API | {"Content-Type": "application/json"}, b"{}")
+        status, headers, body = self._answer(seen, name, match["reference"], request)
+        if seen.kind == "blob" and status == 200 and not self.redirects:
+            return await self._send_range(request, seen, quirk, headers | _API, body)
+        return await send(request, seen, quirk, status, headers | _API, body)
+
+    def _answer(self, seen: Seen, name: str, reference: str, request: web.Request) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body where nothing is scripted."""
+        repository = self._repositories.get(name)
+        if repository is None:
+            return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
+        match seen.kind:
+            case "manifest":
+                return self._manifest(repository, reference, request.headers)
+            case "blob":
+                return self._blob(repository, reference)
+            case "tags":
+                return _tags(name, sorted(repository.tags), request.raw_path.partition("?")[2])
+            case _:
+                return _referrers(repository, reference, parse_qs(request.raw_path.partition("?")[2]))
+
+    def _manifest(
+        self, repository: _Repository, reference: str, headers: Mapping[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        digest = repository.tags.get(reference) or reference
+        found = repository.manifests.get(digest)  # type: ignore[call-overload]  # a Digest, or found nowhere
+        if found is None or found[0] not in headers.get("Accept", ""):
+            return _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        sent = {"Content-Type": found[0], "Docker-Content-Digest": digest, "ETag": f'"{digest}"'}
+        if self.ratelimit:
+            sent |= {
+                "ratelimit-limit": f"{self.ratelimit[0]};w=21600",
+                "ratelimit-remaining": f"{self.ratelimit[1]};w=21600",
+            }
+        return 200, sent, found[1]
+
+    def _blob(self, repository: _Repository, reference: str) -> tuple[int, dict[str, str], bytes]:
+        data = repository.blobs.get(reference)  # type: ignore[call-overload]  # as above
+        if data is None:
+            return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+        if not self.redirects:
+            return 200, {"Content-Type": "application/octet-stream", "Docker-Content-Digest": reference}, data
+        # What a careless client would re-encode: %2B and %2F, a lower-case %7e, a bare ~ and a doubled slash.
+        target = (
+            f"/docker//sha256~{reference[7:9]}/{reference[7:]}/data%2F{next(self._serial)}"
+            f"?X-Signature={secrets.token_hex(12)}%2B%2f~&X-Credential=hub%2Fus-east-1%7e{next(self._serial)}&x=a+b"
+        )
+        self._signed[target] = Digest(reference)
+        return (
+            307,
+            {"Location": self.storage.origin + target, "Content-Type": "text/html"},
+            b"<a>Temporary Redirect</a>",
+        )
+
+    def _challenge(self, request: web.Request, name: str) -> str | None:
+        """What a request without the right to `name` is challenged with; None where it has it."""
+        authorization = request.headers.get("Authorization", "")
+        if self.auth == "none":
+            return None
+        if self.auth == "basic":
+            return None if self._account(authorization) else 'Basic realm="hub, \\"quoted\\""'
+        scope = f"repository:{name}:pull" if name else ""
+        token = self._tokens.get(authorization.removeprefix("Bearer "))
+        good = token is not None and token.until > time.monotonic() and (not name or token.scope == scope)
+        if good and (name in self._repositories or not self.hides):
+            if name not in self.private or (token is not None and token.account):
+                return None
+        error = ',error="insufficient_scope"' if token is not None else ""
+        return f'Bearer realm="{self.token_service.origin}/token",service="registry.hub",scope="{scope}"{error}'
+
+    def _account(self, authorization: str) -> str | None:
+        """The user that a Basic authorization is of, if the password is right."""
+        for name, password in self.users.items():
+            if authorization == "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode():
+                return name
+        return None
+
+    # The token service.
+
+    async def _at_token_service(self, request: web.Request) -> web.StreamResponse:
+        seen = self._note(request, "token")
+        quirk = self.script.quirk(seen)
+        form = parse_qs((await request.read()).decode()) if request.method == "POST" else parse_qs(request.query_string)
+        authorization, account = request.headers.get("Authorization"), None
+        if request.method == "POST":
+            account = "identity" if form.get("refresh_token") == [self.identity_token] else None
+        elif authorization is not None:
+            account = self._account(authorization)
+        refused = account is None and (authorization is not None or request.method == "POST")
+        if refused or form.get("service") != ["registry.hub"]:
+            return await send(request, seen, quirk, *_error(401, "UNAUTHORIZED", "incorrect username or password"))
+        value = secrets.token_urlsafe(24)
+        lifetime = 60 if self.expires_in is None else self.expires_in
+        self._tokens[value] = _Token(form.get("scope", [""])[0], account, time.monotonic() + lifetime)
+        answer: dict[str, object] = {self.token_field: value}
+        if self.expires_in is not None:
+            answer["expires_in"] = self.expires_in
+        return await send(request, seen, quirk, 200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+
+    # The storage.
+
+    async def _at_storage(self, request: web.Request) -> web.StreamResponse:
+        seen = self._note(request, "cdn")
+        quirk = self.script.quirk(seen)
+        digest = self._signed.get(request.raw_path)
+        if "Authorization" in request.headers:
+            return await send(request, seen, quirk, 400, *_xml("InvalidArgument", "Only one auth mechanism allowed"))
+        if digest is None:
+            return await send(request, seen, quirk, 403, *_xml("AccessDenied", "Request has expired or is not signed"))
+        data = next(found.blobs[digest] for found in self._repositories.values() if digest in found.blobs)
+        return await self._send_range(request, seen, quirk, {"Content-Type": "application/octet-stream"}, data)
+
+    async def _send_range(
+        self, request: web.Request, seen: Seen, quirk: Quirk, headers: Mapping[str, str], data: bytes
+    ) -> web.StreamResponse:
+        """A blob, or the part of it that was asked for."""
+        headers = dict(headers) | {"Accept-Ranges": "bytes"}
+        wanted = None if quirk.ignore_range else parse_range(request.headers.get("Range"))
+        if wanted is None:
+            return await send(request, seen, quirk, 200, headers, data)
+        span = wanted.resolve(len(data))
+        if span is None:
+            status, xml, body = 416, *_xml("InvalidRange", "The requested range is not satisfiable")
+            return await send(request, seen, quirk, status, xml | {"Content-Range": f"bytes */{len(data)}"}, body)
+        headers["Content-Range"] = quirk.content_range or span.content_range(len(data))
+        return await send(request, seen, quirk, 206, headers, memoryview(data)[span.start : span.end])
+
+    def _note(self, request: web.Request, kind: str) -> Seen:
+        seen = Seen(kind, request.method, request.raw_path, CIMultiDict(request.headers))
+        self.log.append(seen)
+        return seen
+
+
+def _error(status: int, code: str, message: str) -> tuple[int, dict[str, str], bytes]:
+    return status, {"Content-Type": "application/json"}, error_body(code, message)
+
+
+def _xml(code: str, message: str) -> tuple[dict[str, str], bytes]:
+    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+    return {"Content-Type": "application/xml"}, body.encode()
+
+
+def _tags(name: str, tags: list[str], query: str) -> tuple[int, dict[str, str], bytes]:
+    asked = parse_qs(query)
+    rest = [tag for tag in tags if tag > asked.get("last", [""])[0]]
+    page = rest[: int(asked["n"][0])] if "n" in asked else rest
+    headers = {"Content-Type": "application/json"}
+    if len(page) < len(rest):
+        headers["Link"] = f'</v2/{name}/tags/list?last={quote(page[-1])}&n={asked["n"][0]}>; rel="next"'
+    return 200, headers, json.dumps({"name": name, "tags": page}).encode()
+
+
+def _referrers(
+    repository: _Repository, subject: str, query: Mapping[str, list[str]]
+) -> tuple[int, dict[str, str], bytes]:
+    wanted = query.get("artifactType")
+    found = []
+    for digest, (media_type, body) in repository.manifests.items():
+        contents = manifests.parse(body, media_type)
+        if contents.subject is None or contents.subject.digest != subject:
+            continue
+        if wanted is None or contents.artifact_type in wanted:
+            found.append(
+                {"mediaType": media_type, "digest": digest, "size": len(body), "artifactType": contents.artifact_type}
+            )
+    index = {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": found}
+    headers = {"Content-Type": manifests.OCI_INDEX}
+    if wanted is not None:
+        headers["OCI-Filters-Applied"] = "artifactType"
+    return 200, headers, json.dumps(index).encode()
