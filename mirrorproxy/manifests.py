@@ -29,6 +29,7 @@ MAX_SIZE = 4 << 20
 """Bytes. The usual push limit; containerd refuses what is larger (`MaxManifestSize`)."""
 
 _MAX_CHILDREN = 10_000
+_SIZES = range(2**63)  # image specification, "Descriptors": an int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,13 @@ def parse(body: bytes, content_type: str) -> Contents:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadAnswer(f"upstream sent something that is not JSON for a manifest ({sent or 'no type'})") from error
+        raise BadAnswer(f"upstream sent {sent[:100]!r} for a manifest, and it is not JSON") from error
     if not isinstance(document, dict):
         raise BadAnswer("upstream sent JSON that is not a manifest")
     own = document.get("mediaType")
     media_type = sent if sent in MEDIA_TYPES else own if isinstance(own, str) else _guess(document)
     if media_type not in MEDIA_TYPES:
-        raise BadAnswer(f"upstream sent a {str(media_type)[:100]!r}, which is no manifest that can be cached")
+        raise BadAnswer(f"upstream sent a {(media_type or sent)[:100]!r}, which is no manifest that can be cached")
     artifact_type = document.get("artifactType")
     return Contents(
         media_type=media_type,
@@ -101,7 +102,7 @@ def _descriptor(value: object) -> Descriptor | None:
     if not isinstance(value, dict):
         return None
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
-    if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool) or size not in _SIZES:
         return None
     try:
         return Descriptor(media_type if isinstance(media_type, str) else "", Digest(digest), size)

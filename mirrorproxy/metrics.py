@@ -99,7 +99,10 @@ class Metrics:
                     self.response_bytes.labels(registry, kind, result)
 
     def observe(self, name: str, documentation: str, read: Callable[[], float | None]) -> None:
-        """Show a gauge that is read at each scrape; absent while `read` returns None."""
+        """Show a gauge that is read at each scrape; absent while `read` returns None.
+
+        Raises `ValueError` where the name is taken: a series that is there twice breaks the whole scrape.
+        """
         self.collectors.register(_Reading(f"mirrorproxy_{name}", documentation, read))
 
     def _counter(self, name: str, documentation: str, labels: tuple[str, ...]) -> Counter:
@@ -109,6 +112,9 @@ class Metrics:
 class _Reading(Collector):
     def __init__(self, name: str, documentation: str, read: Callable[[], float | None]) -> None:
         self._name, self._documentation, self._read = name, documentation, read
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        yield GaugeMetricFamily(self._name, self._documentation)
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         value = self._read()

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
+
+from mirrorproxy.errors import MirrorproxyError, Overloaded
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -21,7 +24,10 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Run `work` as a task of this owner. An exception that nobody awaits is logged when it ends."""
+        """Run `work` as a task of this owner.
+
+        An exception is logged when it ends, since nobody may await it: a fault of the program as an error.
+        """
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -29,8 +35,13 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, MirrorproxyError):
             log.debug("task %s ended with %s", task.get_name(), type(error).__name__)
+        else:  # where it happened, without the message: what a library puts there may hold a signed URL
+            place = "".join(traceback.format_tb(error.__traceback__))
+            log.error("task %s ended with %s\n%s", task.get_name(), type(error).__name__, place)
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -61,14 +72,24 @@ class SingleFlight(Generic[K, T]):
         self._tasks = Tasks()
 
     async def do(self, key: K, work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
-        """The result of `work()`, and whether it was another's. Raises what `work()` raises."""
+        """The result of `work()`, and whether it was another's. Raises what `work()` raises.
+
+        Raises `Overloaded` where the work was cancelled: whoever waits for it was not.
+        """
         task = self._running.get(key)
-        joined = task is not None
-        if task is None:
+        joined = task is not None and not task.done()
+        if task is None or task.done():  # done: its callbacks have yet to run
             task = self._tasks.start(work(), name=f"single flight of {key}")
             self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task), joined
+            task.add_done_callback(lambda ended: self._free(key, ended))
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Overloaded("the work that this waited for was stopped; ask again")
+        return task.result(), joined
+
+    def _free(self, key: K, ended: asyncio.Task[T]) -> None:
+        if self._running.get(key) is ended:
+            del self._running[key]
 
     def __len__(self) -> int:
         return len(self._running)

@@ -218,7 +218,7 @@ def test_a_registry_name_is_refused(text: str) -> None:
     ["latest", "3.20", "V1", "_", "__", "0", "a-", "a.", "a..b", "1.0-rc.1_2", "sha256-" + HEX + ".sig", "a" * 128],
 )
 def test_a_tag_is_taken(tag: str) -> None:
-    """As `[\\w][\\w.-]{0,127}`, in ASCII."""
+    """128 characters at most, the first a letter, a digit or an underscore."""
     found = reference(tag)
     assert found == tag
     assert isinstance(found, Tag)
@@ -267,8 +267,12 @@ def test_known_digests() -> None:
     """Of nothing, by both algorithms (FIPS 180-4)."""
     empty = Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
     assert Digest.of(b"") == empty
-    long = reference("sha512:" + "cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce47d0d13c5d85f2b0ff83")
+    long = reference(
+        "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce"
+        "47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e"
+    )
     assert isinstance(long, Digest)
+    assert long.of_same_algorithm(b"") == long
 
 
 def test_words_stay_what_they_are_when_they_travel() -> None:

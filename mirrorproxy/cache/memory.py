@@ -69,14 +69,14 @@ class Negatives:
         if not self._clock() < until <= self._clock() + self._ttl:  # the clock may have been set back
             self._errors.drop(key)
             return
-        error = copy.copy(error).with_traceback(None)
+        error = copy.copy(error)
         error.negative = True
         raise error
 
     def remember(self, key: Hashable, error: MirrorproxyError) -> None:
         """Believe `error` for the time that was configured."""
-        if self._ttl > 0:
-            self._errors.put(key, (error, self._clock() + self._ttl))
+        if self._ttl > 0:  # a copy: the traceback of a raised one keeps alive what it went through
+            self._errors.put(key, (copy.copy(error), self._clock() + self._ttl))
 
     def forget(self, key: Hashable) -> None:
         """It is there after all."""

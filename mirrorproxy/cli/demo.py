@@ -181,8 +181,8 @@ def _report(pulls: Sequence[Pull]) -> str:
     table = ["  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))) for row in rows]
     cold, warm, _ = pulls
     meaning = (
-        f"Warm was {cold.seconds / warm.seconds:.0f} times as fast as cold. Offline, the proxy was told to ask about the"
-        " tag anew, found\nnobody, and served what it had."
+        f"Warm was {cold.seconds / warm.seconds:.0f} times as fast as cold. Offline, the proxy was told to ask about"
+        " the tag\nanew, found nobody, and served what it had."
     )
     return "\n".join(("", *table, "", meaning, "", _NEXT))
 

@@ -51,7 +51,7 @@ def _check_loops(tree: Tree, settings: Settings, name: str, upstream: UpstreamSe
         url = urlsplit(endpoint)
         port = url.port or (443 if url.scheme == "https" else 80)
         key = ("upstreams", name, "endpoints")
-        if (url.hostname, port) in own and not tree.is_wrong(key) and not tree.is_wrong(("server", "listen")):
+        if (url.hostname, port) in own and not tree.is_wrong(("server", "listen")):
             tree.problem((*key, position), f"{endpoint} is an address that this service listens on itself")
 
 

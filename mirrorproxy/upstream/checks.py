@@ -1,6 +1,7 @@
 """Is what came what was asked for? Pure checks of answers with status 200 and 206. All raise `BadAnswer`."""
 
 import json
+import re
 from collections.abc import Mapping
 
 from mirrorproxy.errors import BadAnswer, DigestInvalid, DigestMismatch
@@ -9,6 +10,8 @@ from mirrorproxy.names import Descriptor, Digest, Reference
 from mirrorproxy.registry import Manifest
 from mirrorproxy.spans import Span, parse_content_range
 from mirrorproxy.upstream.answers import Answer
+
+_UNSATISFIED = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
 
 
 def check_encoding(answer: Answer) -> None:
@@ -69,10 +72,13 @@ def _check_digest(answer: Answer, told: Digest | None, wanted: Digest) -> None:
 def received_span(answer: Answer, start: int, end: int | None) -> tuple[Span | None, int | None]:
     """Which bytes of a blob an answer holds, and how many the blob has. The span is None where nobody knows its end.
 
-    `start` and `end`: the range that was asked for, 0 and None for none. A 200 holds the whole, whatever was asked.
+    `start` and `end`: the range that was asked for, 0 and None for none. A 200 holds the whole, whatever was asked; a
+    416 nothing.
     """
     if answer.status == 200:
         return None if answer.length is None else Span(0, answer.length), answer.length
+    if answer.status == 416 and (size := size_of(answer)) is not None and start >= size:
+        return Span(start, start), size  # nothing, and how far beyond the end that was
     told = parse_content_range(answer.headers.get("Content-Range"))
     if told is None or (start == 0 and end is None):
         raise BadAnswer(f"{answer.host} sent a part of a blob without being asked, or without saying which")
@@ -85,11 +91,12 @@ def received_span(answer: Answer, start: int, end: int | None) -> tuple[Span | N
 
 
 def size_of(answer: Answer) -> int | None:
-    """How many bytes the blob has that was asked for with `Range: bytes=0-0`; None where the answer does not say."""
+    """How many bytes the blob has of which a part was asked for; None where the answer does not say."""
     if answer.status == 200:
         return answer.length
-    if answer.status == 416 and answer.headers.get("Content-Range", "").replace(" ", "") == "bytes*/0":
-        return 0
+    if answer.status == 416:
+        match = _UNSATISFIED.fullmatch(answer.headers.get("Content-Range", "").strip())
+        return int(match[1]) if match else None
     told = parse_content_range(answer.headers.get("Content-Range"))
     return told[1] if told else None
 

@@ -38,6 +38,7 @@ class Upstream:
     def __init__(self, registry: str, endpoint: Endpoint, metrics: Metrics) -> None:
         self.name = endpoint.name
         self.health = Health()
+        self.trouble: str | None = None
         self._registry = registry
         self._endpoint = endpoint
         self._metrics = metrics
@@ -54,12 +55,13 @@ class Upstream:
             self.health.failed(kind, error, time.monotonic())
         else:
             self.health.answered()
+        self.trouble = None if error is None or self.health.up else error.message
         if isinstance(error, Unauthorized):
             self._metrics.auth_failures.labels("upstream").inc()
         self._metrics.upstream_up.labels(self._registry, self.name).set(self.health.up)
 
     async def resolve(self, repository: Repository, reference: Reference) -> Resolved:
-        """See `Registry`. Always fresh. A HEAD; and a GET where that does not say all, or cannot be believed."""
+        """See `Registry`. A HEAD; and a GET where that does not say all, or cannot be believed."""
         path = f"/manifests/{reference}"
         with await self._endpoint.open("HEAD", repository, path, kind=Kind.MANIFEST, accept=ACCEPT) as answer:
             if answer.status == 200:
@@ -71,7 +73,7 @@ class Upstream:
         return Resolved((await self.manifest(repository, reference)).descriptor)
 
     async def manifest(self, repository: Repository, reference: Reference) -> Manifest:
-        """See `Registry`. Always fresh: nothing is kept here."""
+        """See `Registry`."""
         path = f"/manifests/{reference}"
         body, headers = await self._document(Kind.MANIFEST, repository, path, accept=ACCEPT, limit=MAX_SIZE)
         try:
@@ -83,7 +85,7 @@ class Upstream:
     async def stat(self, repository: Repository, digest: Digest) -> Resolved:
         """See `Registry`. A HEAD; where that does not say it, a GET of one byte.
 
-        Harbor's proxy projects answer 404 to the HEAD of a blob that they would fetch for a GET (goharbor/harbor#22609).
+        Harbor's proxy projects answer 404 to the HEAD of a blob that a GET would make them fetch (goharbor/harbor#22609).
         """
         path = f"/blobs/{digest}"
         with await self._endpoint.open("HEAD", repository, path, kind=Kind.BLOB) as answer:
@@ -110,9 +112,10 @@ class Upstream:
         span = format_range(start, end) if start or end is not None else None
         answer = await self._endpoint.open("GET", repository, f"/blobs/{digest}", kind=Kind.BLOB, span=span, bulk=True)
         try:
-            if answer.status not in (200, 206):
+            if answer.status in (200, 206):
+                checks.check_blob(answer, digest)
+            elif answer.status != 416:
                 raise await refusal(answer, Kind.BLOB)
-            checks.check_blob(answer, digest)
             held, size = checks.received_span(answer, start, end)
         except BaseException:
             answer.close()

@@ -58,8 +58,8 @@ class Failover:
     def troubles(self) -> Iterator[str]:
         """What is wrong with the endpoints, a line each; by their last answers."""
         for upstream in self._upstreams:
-            if not upstream.health.up:
-                yield f"upstream: {upstream.name} does not answer as it should"
+            if upstream.trouble is not None:
+                yield f"upstream {upstream.name}: {upstream.trouble}"
 
     async def aclose(self) -> None:
         """Close all connections, and forget tokens."""

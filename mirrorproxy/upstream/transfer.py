@@ -64,7 +64,7 @@ class BodyTransfer:
             self._at, self._rest = self._at + taken, data[taken:]
             if wanted:
                 yield wanted
-        if self._at == self._last and (self._rest or await self._next()):
+        if self._at == self._last != self.first and (self._rest or await self._next()):
             raise self._broken(BadAnswer(f"{self._answer.host} sent more bytes of a blob than it said"))
 
     async def _next(self) -> bytes:

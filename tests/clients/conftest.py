@@ -27,6 +27,8 @@ def place() -> Iterator[Place]:
             origin.start()
         mirror.start()
         yield Place(namespace, directory, origins, mirror)
+        mirror.stop()
+        assert mirror.complaints() == []
 
 
 @pytest.fixture(scope="session")

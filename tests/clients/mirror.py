@@ -1,5 +1,6 @@
 """mirrorproxy itself, started as its users start it: `mirrorproxy serve --config FILE` in a process of its own."""
 
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.clients.netns import Namespace, Process
 
 PORT = 5000
+_LINE = re.compile(r"\{.*\}$")
 
 
 class Mirror:
@@ -60,6 +62,11 @@ class Mirror:
         """Stops it in order and starts it again."""
         self.stop()
         self.start(tag_ttl)
+
+    def complaints(self) -> list[str]:
+        """The lines of its log that tell of an error, or that it did not mean to write, such as a traceback."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if not _LINE.match(line) or '"level":"error"' in line.replace(" ", "")]
 
     def total(self, metric: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""

@@ -69,7 +69,7 @@ class TestDefaults:
     def test_empty_files_and_empty_keys_change_nothing(self, write: Write) -> None:
         """A key whose values are all commented out has its default."""
         defaults = load(None, HOME).settings
-        for text in ("", "# nothing\n", "---\n", "{}", "server:\ncache:\n  max_size:\nupstreams:\nlog: ~\n"):
+        for text in ("", "\ufeff", "# nothing\n", "---\n", "{}", "server:\ncache:\n  max_size:\nupstreams:\nlog: ~\n"):
             assert load(write(text), HOME).settings == defaults
 
     def test_the_environment_is_the_process_s_own_when_none_is_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,4 +186,11 @@ upstreams:
             "or 7d"
             for line, name, value in ((4, "docker.io", "soon"), (4, "quay.io", "soon"), (7, "ghcr.io", "later"))
         ]
+        first_wins = load(
+            write(
+                "upstreams: {a.io: &a {tag_ttl: 1s}, b.io: &b {tag_ttl: 2s, default: on}, c.io: {<<: [*a, *b], default: no}}"
+            ),
+            HOME,
+        ).settings.upstreams["c.io"]
+        assert (first_wins.tag_ttl, first_wins.default) == (1, False)
         assert problems(write("log: {<<: [a]}")) == ["config.yaml:1: << takes a mapping, as in `<<: *other`"]

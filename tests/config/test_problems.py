@@ -96,16 +96,31 @@ upstreams:
             "config.yaml:4: upstreams.ghcr.io.default: docker.io is the default already; only one can be",
         ]
 
+    def test_a_mistake_that_is_merged_in_is_told_once(self, write: Write) -> None:
+        """Though it is met where it stands and where it is used."""
+        path = write("upstreams:\n  docker.io: &common\n    ? [a]\n    : b\n  ghcr.io:\n    <<: *common\n")
+        assert problems(path) == ["config.yaml:3: a key must be a plain word"]
+
+    def test_a_registry_is_found_again_under_its_normal_name(self, write: Write) -> None:
+        """The line is that of the name as it was written."""
+        path = write("upstreams:\n  Registry-1.Docker.IO:\n    tag_ttl: soon\n")
+        (problem,) = problems(path)
+        assert problem.startswith("config.yaml:3: upstreams.docker.io.tag_ttl: 'soon' is not a duration")
+
     def test_what_only_follows_from_a_mistake_is_not_told(self, write: Write) -> None:
         """A bad `default` leaves no default, bad patterns leave none, a bad user name no user: one sentence each."""
         path = write("""\
-server: {listen: "0.0.0.0:5000"}
+server: {listen: ["0.0.0.0:5000", nowhere]}
 upstreams:
-  a.example.com: {default: perhaps}
+  a.example.com: {default: perhaps, credentials: docker-config, endpoints: "http://127.0.0.1:5000"}
   b.example.com: {credentials: docker-config, repositories: ["Team/*"]}
   c.example.com: {credentials: {username: "a:b", password_env: 1}}
 """)
         assert problems(path) == [
+            (
+                "config.yaml:1: server.listen[1]: 'nowhere' is not an address to listen on; write host:port, "
+                "[IPv6]:port or unix:/path"
+            ),
             "config.yaml:3: upstreams.a.example.com.default: 'perhaps' is neither true nor false",
             (
                 "config.yaml:4: upstreams.b.example.com.repositories[0]: 'Team/*' is not a pattern of repositories; "

@@ -72,7 +72,7 @@ class TestEnvironment:
             "MIRRORPROXY__LOG__FORMAT": "a\nb",
             "MIRRORPROXY__UPSTREAMS": '{"docker.io": {"tag_tll": "1m"}, "docker.io": {}, "a\\nb": {}}',
         }
-        assert problems(write("log: {level: loud}"), environ) == [
+        assert problems(write("log: {level: loud}\nupstreams: {docker.io: {tag_tll: 5}}"), environ) == [
             "config.yaml:1: log.level: 'loud' is not known here; write debug, info, warning or error",
             "MIRRORPROXY__CACHE__MAX_SIZ: unknown variable; did you mean MIRRORPROXY__CACHE__MAX_SIZE?",
             (

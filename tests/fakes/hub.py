@@ -1,9 +1,9 @@
 """A registry like Docker Hub on loopback, and what goes wrong with one.
 
-Three origins, each a real HTTP server: the registry (127.0.0.1), its token service (127.0.0.2), and the storage (127.0.0.3)
-to which it redirects for blobs, with signed URLs that are good only byte for byte. Content is added by calls; what goes
-wrong is scripted (`script.Quirk`) for each kind of request: `token`, `manifest`, `blob`, `cdn`, `tags`, `referrers`,
-`base`. Every request is in `log`.
+Three origins, each a real HTTP server: the registry (127.0.0.1), its token service (127.0.0.2), and the storage
+(127.0.0.3) to which it redirects for blobs, with signed URLs that are good only byte for byte. Content is added by
+calls; what goes wrong is scripted (`script.Quirk`) for each kind of request: `token`, `manifest`, `blob`, `cdn`,
+`tags`, `referrers`, `base`. Every request is in `log`.
 
     async with Hub() as hub:
         image = hub.add_image("library/alpine", "3.20", b"a layer")
@@ -13,51 +13,31 @@ wrong is scripted (`script.Quirk`) for each kind of request: `token`, `manifest`
         assert hub.count("token") == 1
 """
 
-import asyncio
 import base64
-import hashlib
 import itertools
 import json
 import re
 import secrets
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
-from urllib.parse import parse_qs, quote, urlsplit
+from typing import Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import web
 from multidict import CIMultiDict
 
-from mirrorproxy import manifests
 from mirrorproxy.config import UpstreamSettings
-from mirrorproxy.names import Descriptor, Digest
+from mirrorproxy.names import Digest
 from mirrorproxy.spans import parse_range
-from tests.fakes.script import Quirk, Script, Seen, error_body, send
+from tests.fakes.content import Content, Stock, referrers_page, tags_page
+from tests.fakes.script import GOOD, Quirk, Script, Seen, error_body, send
 
-_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-_CONFIG = "application/vnd.oci.image.config.v1+json"
 _API = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _PATH = re.compile(r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs|tags|referrers)/(?P<reference>[^/]+)")
 _KINDS = {"manifests": "manifest", "blobs": "blob", "tags": "tags", "referrers": "referrers"}
-
-
-class Image(NamedTuple):
-    """What `Hub.add_image` made."""
-
-    manifest: Descriptor
-    body: bytes
-    config: Descriptor
-    layers: tuple[Descriptor, ...]
-
-
-@dataclass
-class _Repository:
-    manifests: dict[Digest, tuple[str, bytes]] = field(default_factory=dict)
-    blobs: dict[Digest, bytes] = field(default_factory=dict)
-    tags: dict[str, Digest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,7 +75,7 @@ class _Server:
             self._runner = None
 
 
-class Hub:
+class Hub(Content):
     """The three origins, their content and their script. `async with`, or `start` and `stop`.
 
     `auth`: what the registry wants; `redirects`: blobs are at the storage, else at the registry itself. `users` are the
@@ -113,6 +93,7 @@ class Hub:
         identity_token: str | None = None,
         hides: bool = False,
     ) -> None:
+        super().__init__()
         self.script = Script()
         self.log: list[Seen] = []
         self.auth = auth
@@ -124,7 +105,6 @@ class Hub:
         self.expires_in: float | None = 300
         self.token_field = "token"
         self.ratelimit: tuple[int, int] | None = None
-        self._repositories: dict[str, _Repository] = {}
         self._tokens: dict[str, _Token] = {}
         self._signed: dict[str, Digest] = {}
         self._serial = itertools.count(1)
@@ -176,53 +156,6 @@ class Hub:
         }
         return UpstreamSettings.model_validate(settings | changes)
 
-    # Content.
-
-    def add_blob(self, repository: str, data: bytes) -> Digest:
-        """Put in a blob."""
-        digest = Digest.of(data)
-        self._of(repository).blobs[digest] = data
-        return digest
-
-    def add_manifest(
-        self,
-        repository: str,
-        document: Mapping[str, object] | bytes,
-        *tags: str,
-        media_type: str = manifests.OCI_MANIFEST,
-    ) -> Descriptor:
-        """Put in a manifest, and let tags point at it. A mapping is given the media type, and an odd spacing."""
-        if isinstance(document, bytes):
-            body = document
-        else:
-            body = json.dumps({"schemaVersion": 2, "mediaType": media_type, **document}, indent=3).encode()
-        digest = Digest.of(body)
-        self._of(repository).manifests[digest] = (media_type, body)
-        for tag in tags:
-            self.tag(repository, tag, digest)
-        return Descriptor(media_type, digest, len(body))
-
-    def add_image(self, repository: str, tag: str, *layers: bytes, config: bytes = b'{"os":"linux"}') -> Image:
-        """Put in an image with these layers."""
-        parts = [
-            Descriptor(media_type, self.add_blob(repository, data), len(data))
-            for media_type, data in [(_CONFIG, config), *((_LAYER, layer) for layer in layers)]
-        ]
-        first, *rest = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in parts]
-        manifest = self.add_manifest(repository, {"config": first, "layers": rest}, tag)
-        return Image(manifest, self._of(repository).manifests[manifest.digest][1], parts[0], tuple(parts[1:]))
-
-    def tag(self, repository: str, tag: str, digest: Digest) -> None:
-        """Let a tag point at a manifest, whatever it pointed at before."""
-        self._of(repository).tags[tag] = digest
-
-    def remove(self, repository: str) -> None:
-        """Forget a repository."""
-        self._repositories.pop(repository, None)
-
-    def _of(self, repository: str) -> _Repository:
-        return self._repositories.setdefault(repository, _Repository())
-
     # What was asked.
 
     def seen(self, kind: str | None = None, method: str | None = None) -> list[Seen]:
@@ -256,13 +189,13 @@ class Hub:
     async def _at_registry(self, request: web.Request) -> web.StreamResponse:
         match = _PATH.fullmatch(request.raw_path.partition("?")[0])
         seen = self._note(request, _KINDS[match["kind"]] if match else "base")
-        quirk = self.script.quirk(seen)
         name = match["name"] if match else ""
-        if quirk.status is None and (challenge := self._challenge(request, name)):
-            headers = _API | {"WWW-Authenticate": challenge, "Content-Type": "application/json"}
-            return await send(
-                request, seen, Quirk(), 401, headers, error_body("UNAUTHORIZED", "authentication required")
-            )
+        if not self._allowed(request.headers.get("Authorization", ""), name):
+            headers = _API | {"WWW-Authenticate": self._challenge(name), "Content-Type": "application/json"}
+            return await send(request, seen, GOOD, 401, headers, error_body("UNAUTHORIZED", "authentication required"))
+        quirk = self.script.quirk(seen)
+        if quirk.status == 401:
+            quirk = replace(quirk, headers={"WWW-Authenticate": self._challenge(name), **quirk.headers})
         if match is None:
             return await send(request, seen, quirk, 200, _API | {"Content-Type": "application/json"}, b"{}")
         status, headers, body = self._answer(seen, name, match["reference"], request)
@@ -272,7 +205,7 @@ class Hub:
 
     def _answer(self, seen: Seen, name: str, reference: str, request: web.Request) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body where nothing is scripted."""
-        repository = self._repositories.get(name)
+        repository = self.repositories.get(name)
         if repository is None:
             return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
         match seen.kind:
@@ -281,12 +214,12 @@ class Hub:
             case "blob":
                 return self._blob(repository, reference)
             case "tags":
-                return _tags(name, sorted(repository.tags), request.raw_path.partition("?")[2])
+                return tags_page(name, sorted(repository.tags), request.raw_path.partition("?")[2])
             case _:
-                return _referrers(repository, reference, parse_qs(request.raw_path.partition("?")[2]))
+                return referrers_page(repository, reference, parse_qs(request.raw_path.partition("?")[2]))
 
     def _manifest(
-        self, repository: _Repository, reference: str, headers: Mapping[str, str]
+        self, repository: Stock, reference: str, headers: Mapping[str, str]
     ) -> tuple[int, dict[str, str], bytes]:
         digest = repository.tags.get(reference) or reference
         found = repository.manifests.get(digest)  # type: ignore[call-overload]  # a Digest, or found nowhere
@@ -300,7 +233,7 @@ class Hub:
             }
         return 200, sent, found[1]
 
-    def _blob(self, repository: _Repository, reference: str) -> tuple[int, dict[str, str], bytes]:
+    def _blob(self, repository: Stock, reference: str) -> tuple[int, dict[str, str], bytes]:
         data = repository.blobs.get(reference)  # type: ignore[call-overload]  # as above
         if data is None:
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
@@ -318,21 +251,24 @@ class Hub:
             b"<a>Temporary Redirect</a>",
         )
 
-    def _challenge(self, request: web.Request, name: str) -> str | None:
-        """What a request without the right to `name` is challenged with; None where it has it."""
-        authorization = request.headers.get("Authorization", "")
+    def _allowed(self, authorization: str, name: str) -> bool:
+        """May a request with this authorization have the repository `name` (empty: the base)?"""
         if self.auth == "none":
-            return None
+            return True
         if self.auth == "basic":
-            return None if self._account(authorization) else 'Basic realm="hub, \\"quoted\\""'
-        scope = f"repository:{name}:pull" if name else ""
+            return self._account(authorization) is not None
         token = self._tokens.get(authorization.removeprefix("Bearer "))
-        good = token is not None and token.until > time.monotonic() and (not name or token.scope == scope)
-        if good and (name in self._repositories or not self.hides):
-            if name not in self.private or (token is not None and token.account):
-                return None
-        error = ',error="insufficient_scope"' if token is not None else ""
-        return f'Bearer realm="{self.token_service.origin}/token",service="registry.hub",scope="{scope}"{error}'
+        if token is None or token.until <= time.monotonic():
+            return False
+        if not name:
+            return True
+        known = name in self.repositories or not self.hides
+        return token.scope == _scope(name) and known and (name not in self.private or token.account is not None)
+
+    def _challenge(self, name: str) -> str:
+        if self.auth == "basic":
+            return 'Basic realm="hub, \\"quoted\\""'
+        return f'Bearer realm="{self.token_service.origin}/token",service="registry.hub",scope="{_scope(name)}"'
 
     def _account(self, authorization: str) -> str | None:
         """The user that a Basic authorization is of, if the password is right."""
@@ -373,7 +309,7 @@ class Hub:
             return await send(request, seen, quirk, 400, *_xml("InvalidArgument", "Only one auth mechanism allowed"))
         if digest is None:
             return await send(request, seen, quirk, 403, *_xml("AccessDenied", "Request has expired or is not signed"))
-        data = next(found.blobs[digest] for found in self._repositories.values() if digest in found.blobs)
+        data = next(found.blobs[digest] for found in self.repositories.values() if digest in found.blobs)
         return await self._send_range(request, seen, quirk, {"Content-Type": "application/octet-stream"}, data)
 
     async def _send_range(
@@ -397,6 +333,10 @@ class Hub:
         return seen
 
 
+def _scope(name: str) -> str:
+    return f"repository:{name}:pull" if name else ""
+
+
 def _error(status: int, code: str, message: str) -> tuple[int, dict[str, str], bytes]:
     return status, {"Content-Type": "application/json"}, error_body(code, message)
 
@@ -404,33 +344,3 @@ def _error(status: int, code: str, message: str) -> tuple[int, dict[str, str], b
 def _xml(code: str, message: str) -> tuple[dict[str, str], bytes]:
     body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
     return {"Content-Type": "application/xml"}, body.encode()
-
-
-def _tags(name: str, tags: list[str], query: str) -> tuple[int, dict[str, str], bytes]:
-    asked = parse_qs(query)
-    rest = [tag for tag in tags if tag > asked.get("last", [""])[0]]
-    page = rest[: int(asked["n"][0])] if "n" in asked else rest
-    headers = {"Content-Type": "application/json"}
-    if len(page) < len(rest):
-        headers["Link"] = f'</v2/{name}/tags/list?last={quote(page[-1])}&n={asked["n"][0]}>; rel="next"'
-    return 200, headers, json.dumps({"name": name, "tags": page}).encode()
-
-
-def _referrers(
-    repository: _Repository, subject: str, query: Mapping[str, list[str]]
-) -> tuple[int, dict[str, str], bytes]:
-    wanted = query.get("artifactType")
-    found = []
-    for digest, (media_type, body) in repository.manifests.items():
-        contents = manifests.parse(body, media_type)
-        if contents.subject is None or contents.subject.digest != subject:
-            continue
-        if wanted is None or contents.artifact_type in wanted:
-            found.append(
-                {"mediaType": media_type, "digest": digest, "size": len(body), "artifactType": contents.artifact_type}
-            )
-    index = {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": found}
-    headers = {"Content-Type": manifests.OCI_INDEX}
-    if wanted is not None:
-        headers["OCI-Filters-Applied"] = "artifactType"
-    return 200, headers, json.dumps(index).encode()

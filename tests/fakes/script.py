@@ -1,4 +1,4 @@
-"""How a scripted server misbehaves: `Quirk` says what is wrong with an answer, `Script` when, `send` does it on the wire."""
+"""How a scripted server misbehaves: `Quirk` says what is wrong with an answer, `Script` when; `send` does it."""
 
 import asyncio
 import gzip
@@ -92,7 +92,7 @@ Choice = Callable[[Seen], Quirk | None]
 
 
 class Script:
-    """Which quirk the next answer of a kind has: the first that a `when` chooses, else the `next` in the queue, else `always`."""
+    """Which quirk an answer of a kind has: the first that a `when` chooses, else the `next` in line, else `always`."""
 
     def __init__(self) -> None:
         self._choices: list[tuple[str, Choice]] = []

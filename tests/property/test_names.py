@@ -73,13 +73,12 @@ def accepts(parse: "type[Digest] | type[Tag]", text: str, error: type[Exception]
 @example("a\n")
 def test_repository_names_are_those_of_the_grammar(text: str) -> None:
     """Accepted or refused as the second reading says; an accepted one is unchanged, and safe as a path."""
-    try:
-        found = repository("ghcr.io", text)
-    except NameInvalid as error:
-        assert not is_name(text)
-        assert error.detail == {"name": text[:160]}
+    if not is_name(text):
+        with pytest.raises(NameInvalid) as caught:
+            repository("ghcr.io", text)
+        assert caught.value.detail == {"name": text[:160]}
         return
-    assert is_name(text)
+    found = repository("ghcr.io", text)
     assert (found.registry, found.name, str(found)) == ("ghcr.io", text, f"ghcr.io/{text}")
     assert not {"", ".", ".."} & set(text.split("/"))
     assert not set(text) - LOWER - set("._-/")
@@ -153,13 +152,12 @@ def test_a_digest_is_over_the_bytes(data: bytes) -> None:
 @given(st.one_of(digests, near_digests, st.text("aZ09_.-:", max_size=6)))
 def test_a_reference_is_a_digest_or_a_tag(text: str) -> None:
     """A colon makes the difference: no tag has one, no digest lacks it."""
-    expected = Digest if ":" in text else Tag
-    try:
-        found = reference(text)
-    except (DigestInvalid, TagInvalid) as error:
-        assert isinstance(error, DigestInvalid) is (expected is Digest)
-        with pytest.raises(type(error)):
-            expected(text)
+    expected: type[Digest] | type[Tag] = Digest if ":" in text else Tag
+    error = DigestInvalid if ":" in text else TagInvalid
+    if not accepts(expected, text, error):
+        with pytest.raises(error):
+            reference(text)
         return
+    found = reference(text)
     assert type(found) is expected
     assert found == text

@@ -5,10 +5,10 @@ import string
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorproxy.spans import Span, Spans, format_range, parse_content_range, parse_range
+from mirrorproxy.spans import RangeRequest, Span, Spans, format_range, parse_content_range, parse_range
 
 EDGE = 40
-spans = st.tuples(st.integers(0, EDGE), st.integers(0, EDGE)).map(lambda pair: (min(pair), max(pair)))
+spans = st.integers(0, EDGE).flatmap(lambda start: st.tuples(st.just(start), st.integers(start, EDGE)))
 offsets = st.integers(0, 2**62)
 numbers = st.one_of(
     st.integers(0, 30).map(str), st.sampled_from(["", "007", "9223372036854775807", "18446744073709551615", "x", "٣"])
@@ -85,7 +85,7 @@ def test_order_does_not_matter(pair: tuple[list[tuple[int, int]], list[tuple[int
     one, other = Spans(pair[0]), Spans(pair[1])
     assert one == other
     assert repr(one) == repr(other)
-    assert Spans(tuple(span) for span in one) == one
+    assert Spans(one) == one
     one.add(EDGE + 1, EDGE + 2)
     assert one != other
 
@@ -114,10 +114,9 @@ def test_a_range_that_we_write_is_read_as_meant(start: int, size: int | None, to
     """Parsing what was formatted gives it back, and resolves to the part that the content has."""
     end = None if size is None else start + size
     found = parse_range(format_range(start, end))
-    assert found == (start, end)
+    assert found == RangeRequest(start, end)
     stop = total if end is None else min(end, total)
-    assert found is not None
-    assert found.resolve(total) == (Span(start, stop) if start < total else None)
+    assert RangeRequest(start, end).resolve(total) == (Span(start, stop) if start < total else None)
 
 
 @given(offsets, st.integers(1, 2**40), st.integers(0, 2**40))
@@ -141,4 +140,3 @@ def test_a_content_range_that_is_read_makes_sense(header: str) -> None:
         assert 0 <= span.start < span.end <= (total or span.end)
         written = span.content_range(total or span.end).rpartition("/")[0]
         assert int(written.split()[1].partition("-")[0]) == span.start
-        assert header.strip().lower().startswith("bytes ")

@@ -1,0 +1,1 @@
+"""The client of registries upstream, against scripted ones on loopback."""

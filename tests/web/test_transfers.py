@@ -1,0 +1,227 @@
+"""Transfers that go well, slowly, wrong, or away."""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import resource
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from mirrorproxy.errors import BadAnswer, CacheFailed, DigestMismatch, MirrorproxyError, TimedOut, Unreachable
+from mirrorproxy.names import Digest, repository
+from tests.fakes.memory import Growth, MemoryFileBlob, MemoryRegistry
+from tests.web.conftest import Serve, Served
+from tests.web.wire import connect
+
+REPOSITORY = repository("docker.io", "library/a")
+DATA = random.Random(3).randbytes(3_000_000)
+SIZE = len(DATA)
+DIGEST = Digest.of(DATA)
+TARGET = f"/v2/a/blobs/{DIGEST}"
+
+EVERY_WAY = [("file", False), ("memory", False), ("stream", False), ("file", True), ("memory", True), ("stream", True)]
+
+
+@pytest.fixture(params=EVERY_WAY, ids=lambda way: f"{way[0]}-{'tls' if way[1] else 'clear'}")
+async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
+    """A server without content: files and streams, in clear and over TLS."""
+    kind, tls = request.param
+    return await serve(MemoryRegistry(kind), tls=tls, write_timeout=0.3)
+
+
+async def test_a_large_blob(served: Served) -> None:
+    """Byte for byte, again and again on one connection, and counted exactly."""
+    served.registry.put_blob(REPOSITORY, DATA)
+    async with connect(served.port, served.tls) as wire:
+        for _ in range(3):
+            answer = await wire.ask(TARGET)
+            assert (answer.status, answer.complete) == (200, True)
+            assert answer.body == DATA
+    assert served.value("response_bytes_total", registry="docker.io", kind="blob", result="hit") == 3 * SIZE
+    lines = await served.logged()
+    assert [(line["bytes"], line["aborted"], line["cache"]) for line in lines] == [(SIZE, False, "hit")] * 3
+    assert all(0 < line["ttfb_ms"] <= line["duration_ms"] for line in lines)
+
+
+async def test_pipelined_requests(served: Served) -> None:
+    """Answered in order, though all were sent at once."""
+    served.registry.put_blob(REPOSITORY, DATA)
+    async with connect(served.port, served.tls) as wire:
+        for start in (0, 1_000_000, 2_900_000):
+            wire.send(TARGET, headers={"Range": f"bytes={start}-"})
+        wire.send("/v2/")
+        for start in (0, 1_000_000, 2_900_000):
+            assert (await wire.answer()).body == DATA[start:]
+        assert (await wire.answer()).body == b"{}"
+
+
+async def test_the_head_goes_out_before_the_first_byte_is_there(served: Served) -> None:
+    """containerd gives up after 30 s without one. The bytes follow as they come."""
+    growth = served.registry.put_growing(REPOSITORY, DATA)
+    async with connect(served.port, served.tls) as wire:
+        wire.send(TARGET)
+        status, headers = await wire.head()
+        assert (status, headers["Content-Length"]) == (200, str(SIZE))
+        got = 0
+        for to in (1, 65_536, 65_537, 1_000_000, SIZE):
+            growth.extend(to)
+            assert await wire.reader.readexactly(to - got) == DATA[got:to]
+            got = to
+        assert (await wire.ask("/v2/")).status == 200
+
+
+async def test_a_blob_without_a_known_size(served: Served) -> None:
+    """Comes in chunks, and the connection goes on."""
+    growth = served.registry.put_growing(REPOSITORY, DATA, available=10, size_known=False)
+    async with connect(served.port, served.tls) as wire:
+        wire.send(TARGET)
+        asyncio.get_running_loop().call_later(0.01, growth.finish)
+        answer = await wire.answer()
+        assert (answer.status, answer.complete) == (200, True)
+        assert answer.body == DATA
+        assert (await wire.ask("/v2/")).status == 200
+
+
+@pytest.mark.parametrize(
+    "error", [DigestMismatch("wrong bytes"), TimedOut("no byte"), Unreachable("reset"), ZeroDivisionError()]
+)
+@pytest.mark.parametrize("size_known", [True, False])
+async def test_a_transfer_that_breaks_is_never_complete(
+    served: Served, error: MirrorproxyError, size_known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What came is sent, then the connection ends: no second response, no end of the body, no proper close."""
+    growth = served.registry.put_growing(REPOSITORY, DATA, available=100_000, size_known=size_known)
+    async with connect(served.port, served.tls) as wire:
+        wire.send(TARGET)
+        asyncio.get_running_loop().call_later(0.02, growth.fail, error)
+        answer = await wire.answer()
+        assert (answer.status, answer.complete) == (200, False)
+        assert answer.body == DATA[:100_000]
+        assert await wire.ended()
+    (line,) = await served.logged()
+    assert (line["status"], line["bytes"], line["aborted"]) == (200, 100_000, True)
+    assert line["error"]
+    assert served.value("cache_requests_total", registry="docker.io", kind="blob", result="error") == 1
+
+
+async def test_a_wrong_last_byte_is_a_broken_transfer(served: Served) -> None:
+    """The digest is right or wrong at the very end: the blob holds its last bytes back until it knows."""
+    growth = served.registry.put_growing(REPOSITORY, DATA, available=SIZE - 65_536, digest=Digest.of(b"other"))
+    growth.fail(DigestMismatch("the bytes are not what their digest says"))
+    answer = await served.ask(f"/v2/a/blobs/{Digest.of(b'other')}")
+    assert answer.status == 200
+    assert not answer.complete
+    assert len(answer.body) <= SIZE - 65_536
+
+
+async def test_a_broken_transfer_without_any_framing_is_reset(served: Served) -> None:
+    """HTTP/1.0 and no size: the connection's end is the body's, so only a reset tells that it broke."""
+    growth = served.registry.put_growing(REPOSITORY, DATA, available=1000, size_known=False)
+    async with connect(served.port, served.tls) as wire:
+        wire.send(TARGET, version="1.0")
+        status, headers = await wire.head()
+        assert status == 200
+        assert headers["Connection"] == "close"
+        assert not {"Content-Length", "Transfer-Encoding"} & set(headers)
+        await wire.reader.readexactly(1000)
+        growth.fail(TimedOut("no byte"))
+        with pytest.raises(ConnectionError):
+            await wire.reader.read()
+
+
+async def test_http_1_0(served: Served) -> None:
+    """With a size it works like any other, and goes on where the client asks for that."""
+    served.registry.put_blob(REPOSITORY, DATA)
+    async with connect(served.port, served.tls) as wire:
+        answer = await wire.ask(TARGET, headers={"Connection": "keep-alive"}, version="1.0")
+        assert (answer.headers["Connection"], answer.body == DATA) == ("keep-alive", True)
+        answer = await wire.ask("/v2/", version="1.0")
+        assert answer.headers["Connection"] == "close"
+        assert await wire.ended()
+
+
+async def test_a_client_that_takes_nothing_is_cut(served: Served) -> None:
+    """After `write_timeout`, and the blob is let go of; nothing piles up meanwhile."""
+    served.registry.put_blob(REPOSITORY, DATA * 10)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", served.port))
+        client.setblocking(False)
+        await _ask_slowly(client, served, Digest.of(DATA * 10))
+        await asyncio.sleep(0.1)
+        assert served.registry.opened["open"] == 1
+        await served.idle()
+    (line,) = await served.logged()
+    assert line["aborted"]
+    assert 0 < line["bytes"] < SIZE * 10
+    assert 300 <= line["duration_ms"] < 3000
+    assert "error" not in line
+
+
+async def test_a_slow_client_is_not_cut(served: Served) -> None:
+    """One that takes a little now and then gets it all, however long it takes in all."""
+    data = DATA * 5  # more than the sockets' buffers hold
+    served.registry.put_blob(REPOSITORY, data)
+    async with connect(served.port, served.tls, limit=16_384) as wire:
+        wire.send(f"/v2/a/blobs/{Digest.of(data)}")
+        await wire.head()
+        checksum, left, step = hashlib.sha256(), len(data), len(data) // 8
+        while left:
+            await asyncio.sleep(0.15)  # half the time after which it would be cut; 8 times
+            piece = await wire.reader.readexactly(min(step, left))
+            checksum.update(piece)
+            left -= len(piece)
+        assert f"sha256:{checksum.hexdigest()}" == Digest.of(data)
+
+
+async def _ask_slowly(client: socket.socket, served: Served, digest: Digest) -> None:
+    """Ask for a blob, and take no byte of it. (Over TLS what is sent is no handshake: that is cut as well.)"""
+    loop = asyncio.get_running_loop()
+    if served.tls is None:
+        await loop.sock_sendall(client, f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return
+    client.setblocking(True)
+
+    def handshake() -> None:
+        assert served.tls is not None
+        tls = served.tls.wrap_socket(client.dup(), server_hostname="localhost")
+        tls.sendall(f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client._tls = tls  # type: ignore[attr-defined]  # kept open as long as the socket
+
+    await asyncio.to_thread(handshake)
+
+
+async def test_two_hundred_readers_of_a_growing_blob(served: Served) -> None:
+    """All get it, from one open file, while it grows; memory does not follow their number."""
+    growth = served.registry.put_growing(REPOSITORY, DATA, available=10)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    async def pull() -> str:
+        checksum = hashlib.sha256()
+        async with connect(served.port, served.tls, limit=65_536) as wire:
+            wire.send(TARGET)
+            await wire.head()
+            left = SIZE
+            while left:
+                piece = await wire.reader.read(left)
+                assert piece
+                checksum.update(piece)
+                left -= len(piece)
+        return checksum.hexdigest()
+
+    async with asyncio.TaskGroup() as group:
+        pulls = [group.create_task(pull()) for _ in range(200)]
+        while served.registry.opened["open"] < 200:
+            await asyncio.sleep(0.01)
+        for to in range(0, SIZE, SIZE // 5):
+            growth.extend(max(10, to))
+            await asyncio.sleep(0.01)
+        growth.finish()
+    assert {f"sha256:{done.result()}" for done in pulls} == {DIGEST}
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200 << 10, f"{grown} KiB more"  # 200 x 3 MB would be 600 MiB; both ends are in this process
