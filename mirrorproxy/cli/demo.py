@@ -22,6 +22,7 @@ _SMALLEST = _SLOWEST = Size(10**3)
 _LONGEST_DELAY = 10.0  # the proxy gives an upstream 30 s for its headers
 _REDRAW = 0.1  # seconds between two pictures of a bar
 _BAR = 30  # characters
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _NEXT = """\
 Next: `mirrorproxy serve` does this for Docker Hub, ghcr.io, quay.io and others, on 127.0.0.1:5000. For Docker, write
@@ -152,13 +153,15 @@ def _until_signal(work: Coroutine[object, object, T]) -> T | signal.Signals:
                 task.cancel()
             came.append(number)
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, end, number)
         return await work
 
     try:
         return asyncio.run(run())
     except asyncio.CancelledError:
+        for number in _SIGNALS:  # the loop gave them back; what is left to do is short, and to be done
+            signal.signal(number, signal.SIG_IGN)
         return came[0]
 
 

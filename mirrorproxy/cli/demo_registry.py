@@ -136,9 +136,9 @@ class Registry:
         if "Range" in request.headers:
             response.set_status(206)
             response.headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{len(body)}"
-        await response.prepare(request)
-        if request.method == "GET":
-            with suppress(ConnectionError):  # who asked has gone
+        with suppress(ConnectionError):  # who asked has gone
+            await response.prepare(request)
+            if request.method == "GET":
                 await self._stream(response, body, wanted)
         return response
 

@@ -45,7 +45,7 @@ def read_document(path: Path, tree: Tree) -> None:
     if len(content) > _LARGEST_FILE:
         raise _refused(source, f"is larger than {_LARGEST_FILE} bytes: is this the right file?")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise _refused(source, "is not UTF-8 text", content.count(b"\n", 0, error.start) + 1) from None
     node = _compose(source, text)
@@ -145,7 +145,7 @@ class _Reader:
             name = name_node.value
             if name in entries:
                 first = self._tree.place((*key, name)).line
-                self._tree.problem((*key, name), f"is given twice, first on line {first}; keep one", place)
+                self._tree.problem((*key, name), f"is given twice, first on line {first}; keep one", place, usable=True)
                 continue
             self._tree.places[(*key, name)] = place
             entries[name] = self.value(value_node, (*key, name))

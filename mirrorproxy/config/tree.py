@@ -34,10 +34,13 @@ class Tree:
     warnings: list[Problem] = field(default_factory=list)
     wrong: set[Key] = field(default_factory=set)
 
-    def problem(self, key: Key, message: str, place: Place | None = None) -> None:
-        """Note a problem at `key`; its place is that of the key or of the nearest one above it."""
+    def problem(self, key: Key, message: str, place: Place | None = None, *, usable: bool = False) -> None:
+        """Note a problem at `key`; its place is that of the key or of the nearest one above it.
+
+        `usable` says that the value there is worth a look all the same.
+        """
         self.problems.append(self._located(key, message, place))
-        if key:
+        if key and not usable:
             self.wrong.add(key)
 
     def warning(self, key: Key, message: str, place: Place | None = None) -> None:

@@ -55,8 +55,6 @@ class Ledger:
 
     def reserve(self, size: int) -> "Reservation | None":
         """Promise `size` bytes to a download, or None where they do not fit. Call `refresh` before."""
-        if size < 0:
-            raise ValueError(f"{size} bytes cannot be reserved")
         if size > self.room:
             return None
         reservation = Reservation(self)
@@ -72,10 +70,8 @@ class Ledger:
 
     def added(self, size: int) -> None:
         """Count content of `size` bytes that was committed without a reservation; 0: it was there already."""
-        if size:
-            self._bytes += size
-            self._objects += 1
-            self._spend(size)
+        self._count(size)
+        self._spend(size)
 
     def removed(self, size: int) -> None:
         """Count content of `size` bytes that was removed; 0: there was none."""
@@ -90,6 +86,11 @@ class Ledger:
         if now - self._refreshed >= _REFRESH:
             self._refreshed = now
             self.free = await asyncio.to_thread(_free, self._directory)
+
+    def _count(self, size: int) -> None:
+        if size:
+            self._bytes += size
+            self._objects += 1
 
     def _spend(self, size: int) -> None:
         """Between two looks at the file system our own writes and removals are counted."""
@@ -120,6 +121,8 @@ class Reservation:
 
     def take(self, size: int) -> None:
         """Add `size` bytes whether they fit or not: for what is on the disk already, a partial file at the start."""
+        if size < 0:
+            raise ValueError(f"{size} bytes cannot be reserved")
         self.size += size
         self._ledger.reserved += size
         self._ledger._unwritten += size  # noqa: SLF001 - the two are one thing
@@ -135,10 +138,9 @@ class Reservation:
     def commit(self, size: int) -> None:
         """Turn it into used bytes: `size` is what the content takes on the disk, 0 where it was there already."""
         if self._open:
-            written = self.written
             self.release()
-            self._ledger.added(size)
-            self._ledger._spend(-written)  # noqa: SLF001 - counted when they were written
+            self._ledger._count(size)  # noqa: SLF001
+            self._ledger._spend(size - self.written)  # noqa: SLF001 - the others were, when they were written
 
     def release(self) -> None:
         """Give it back. What was written and is kept or removed shows in what the file system says is free."""

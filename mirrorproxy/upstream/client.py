@@ -85,7 +85,7 @@ class Upstream:
     async def stat(self, repository: Repository, digest: Digest) -> Resolved:
         """See `Registry`. A HEAD; where that does not say it, a GET of one byte.
 
-        Harbor's proxy projects answer 404 to the HEAD of a blob that a GET would make them fetch (goharbor/harbor#22609).
+        Harbor's proxy projects answer 404 to the HEAD of a blob that a GET would fetch (goharbor/harbor#22609).
         """
         path = f"/blobs/{digest}"
         with await self._endpoint.open("HEAD", repository, path, kind=Kind.BLOB) as answer:

@@ -47,6 +47,11 @@ def page_in(fd: int, size: int, offset: int) -> bytes:
     return data
 
 
+def _warm(fd: int, size: int, offset: int) -> int:
+    """Have these bytes in memory: how many. They are not returned, or each slow client would hold on to some."""
+    return len(page_in(fd, size, offset))
+
+
 class Pump:
     """Sends `blob` from `start` to `end` over a cleartext transport whose write buffer is empty.
 
@@ -94,10 +99,8 @@ class Pump:
             if not self._step():
                 await self._while_writable()
             if self.at < self._stop:
-                read = await self._loop.run_in_executor(
-                    self._pages, page_in, self._file, min(_PAGE_IN, self._stop - self.at), self.at
-                )
-                self._warm = self.at + len(read)
+                size = min(_PAGE_IN, self._stop - self.at)
+                self._warm = self.at + await self._loop.run_in_executor(self._pages, _warm, self._file, size, self.at)
 
     def _step(self) -> bool:
         """Copy one buffer. True when the client is not what is waited for: all sent, or the disk has to be."""

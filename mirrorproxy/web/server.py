@@ -22,6 +22,8 @@ _OPTIONS: dict[str, Any] = {
     "max_line_size": 8 << 10,
 }
 
+_WRITE_BUFFER = 64 << 10  # bytes
+
 
 class Connection(web.RequestHandler):
     """A client's connection. What does not parse is answered in the words of the protocol, and ends it."""
@@ -29,6 +31,12 @@ class Connection(web.RequestHandler):
     def __init__(self, manager: web.Server, malformed: Malformed, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(manager, loop=loop, **_OPTIONS)
         self._malformed = malformed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let no more wait for a slow client than over cleartext: over TLS asyncio would keep 512 KiB for each."""
+        super().connection_made(transport)
+        if self.ssl_context is not None and self.transport is not None:
+            self.transport.set_write_buffer_limits(_WRITE_BUFFER)
 
     def handle_error(
         self,

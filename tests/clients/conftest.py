@@ -51,6 +51,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Shows the end of the mirror's log with a failure."""
     report = yield
     place = getattr(item, "funcargs", {}).get("place")
-    if report.failed and isinstance(place, Place):
+    if report.failed and report.when == "call" and isinstance(place, Place):
         report.sections.append(("mirrorproxy's log", tail(place.mirror.log)))
     return report

@@ -186,11 +186,7 @@ upstreams:
             "or 7d"
             for line, name, value in ((4, "docker.io", "soon"), (4, "quay.io", "soon"), (7, "ghcr.io", "later"))
         ]
-        first_wins = load(
-            write(
-                "upstreams: {a.io: &a {tag_ttl: 1s}, b.io: &b {tag_ttl: 2s, default: on}, c.io: {<<: [*a, *b], default: no}}"
-            ),
-            HOME,
-        ).settings.upstreams["c.io"]
+        text = "{a.io: &a {tag_ttl: 1s}, b.io: &b {tag_ttl: 2s, default: on}, c.io: {<<: [*a, *b], default: off}}"
+        first_wins = load(write(f"upstreams: {text}"), HOME).settings.upstreams["c.io"]
         assert (first_wins.tag_ttl, first_wins.default) == (1, False)
         assert problems(write("log: {<<: [a]}")) == ["config.yaml:1: << takes a mapping, as in `<<: *other`"]

@@ -55,6 +55,7 @@ fills: 5
             "config.yaml:4: server.listen[3]: '1.2.3:4': '1.2.3' is not an IP address",
             "config.yaml:5: server.tls.key: is missing",
             "config.yaml:6: server.workers: 'many' is not a whole number; write a number from 1 to 256, or auto",
+            "config.yaml:8: cache.max_size: '50 gigs' is not a size; write a number of bytes or 50GiB, 500MB, 80%",
             "config.yaml:9: cache.max_size: is given twice, first on line 8; keep one",
             "config.yaml:10: cache.tag_ttl: unknown key; did you mean upstreams.<registry>.tag_ttl?",
             "config.yaml:13: upstreams.docker.io.tag_tll: unknown key; did you mean tag_ttl?",
@@ -94,6 +95,13 @@ upstreams:
             ),
             "config.yaml:4: upstreams.ghcr.io.tag_ttl: 'soon' is not a duration; write 500ms, 30s, 10m, 1h30m or 7d",
             "config.yaml:4: upstreams.ghcr.io.default: docker.io is the default already; only one can be",
+        ]
+
+    def test_a_section_given_twice_does_not_hide_what_is_in_it(self, write: Write) -> None:
+        """What is wrong with the first is told beside."""
+        assert problems(write("cache:\n  max_size: x\ncache: {}\n")) == [
+            "config.yaml:2: cache.max_size: 'x' is not a size; write a number of bytes or 50GiB, 500MB, 80%",
+            "config.yaml:3: cache: is given twice, first on line 1; keep one",
         ]
 
     def test_a_mistake_that_is_merged_in_is_told_once(self, write: Write) -> None:

@@ -1,6 +1,6 @@
 """An upstream is a `Registry`, through every kind of registry that there is."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.fakes.content import Stock
 from tests.fakes.hub import Hub
 from tests.upstream.conftest import Connect
 
-KINDS = {
+KINDS: dict[str, Callable[[], Hub]] = {
     "like Docker Hub": Hub,
     "one that keeps its blobs itself": lambda: Hub(auth="none", redirects=False),
     "with passwords": lambda: Hub(auth="basic", redirects=False, users={"ann": "secret"}),

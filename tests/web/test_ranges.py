@@ -24,9 +24,9 @@ Kind = Literal["file", "memory", "stream"]
 def reference(header: str, size: int) -> tuple[int, int] | Literal["whole", "unsatisfiable"]:
     """RFC 9110, 14.1.2 and 14.2, written out: the first and the last byte that a Range header means."""
     unit, equals, value = header.partition("=")
-    if unit.strip().lower() != "bytes" or not equals or "," in value:
+    if unit.lower() != "bytes" or not equals or "," in value:
         return "whole"
-    first, dash, last = (part.strip() for part in value.partition("-"))
+    first, dash, last = value.partition("-")
     if not dash or not all(re.fullmatch("[0-9]*", part) for part in (first, last)) or not (first or last):
         return "whole"
     if not first:
