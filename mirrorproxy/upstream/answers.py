@@ -29,6 +29,9 @@ from mirrorproxy.registry import Kind
 from mirrorproxy.upstream.retry import parse_retry_after
 from mirrorproxy.upstream.transport import host_of, translated
 
+TOKEN = "token"
+"""A request for a token, beside the contract's kinds: a label of the metrics."""
+
 _MAX_ERROR_BODY = 8 << 10
 _MAX_DRAINED = 16 << 10  # bytes: less than a new connection costs
 _DRAIN_TIME = 2.0  # seconds
@@ -41,6 +44,7 @@ _NOT_FOUND: dict[str, tuple[type[NotFound], str]] = {
     Kind.BLOB: (BlobUnknown, "has no such blob"),
     Kind.TAGS: (NameUnknown, "has no such repository"),
     Kind.REFERRERS: (NotFound, "has no referrers API for this repository"),
+    TOKEN: (NotFound, "is no token service at this URL"),
 }
 
 

@@ -17,7 +17,7 @@ from tests.clients.registry import Registry
 @pytest.fixture(scope="session")
 def place() -> Iterator[Place]:
     """The registries and the mirror, running. The folder's path is short: sockets' paths end at 108 bytes."""
-    with tempfile.TemporaryDirectory(prefix="mirrorproxy-", dir="/tmp") as folder, Namespace() as namespace:
+    with tempfile.TemporaryDirectory(prefix="mirrorproxy-") as folder, Namespace() as namespace:
         directory = Path(folder)
         origins = {
             name: Registry(namespace, directory / name, port) for port, name in enumerate(REGISTRIES, start=5001)

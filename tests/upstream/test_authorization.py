@@ -288,7 +288,7 @@ async def test_a_slow_token_service_holds_up_nobody_who_has_a_token(hub: Hub, co
     await pull(upstream, digest)
     hub.script.next("token", Quirk(hold=hold))
     hub.add_blob(other.name, b"layer")
-    waiting = asyncio.gather(pull(upstream, digest, other))
+    waiting = asyncio.gather(*[pull(upstream, digest, other)])
     await asyncio.sleep(0.05)
     began = time.monotonic()
     assert await pull(upstream, digest) == b"layer"
