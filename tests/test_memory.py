@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrorproxy.cache.memory import Negatives, Recent
@@ -28,6 +28,7 @@ class Clock:
         return self.now
 
 
+@settings(deadline=None)
 @given(STEPS, st.integers(0, 12), st.sampled_from([lambda _: 1, lambda value: value, lambda value: 3]))
 def test_it_behaves_as_a_list_that_is_cut(
     steps: list[tuple[str, str, int]], limit: int, weight: Callable[[int], int]

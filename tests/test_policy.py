@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrorproxy import manifests
@@ -141,6 +141,7 @@ def matches(pattern: str, name: str) -> bool:
     return name[:1] == pattern[0] and matches(pattern[1:], name[1:])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text("ab/*.", max_size=5), max_size=3),
     st.from_regex(r"[ab]{1,2}(?:[/.][ab]{1,2}){0,3}", fullmatch=True),

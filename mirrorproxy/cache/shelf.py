@@ -15,8 +15,8 @@ from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, parse
 from mirrorproxy.names import Descriptor, Digest, Repository, Tag
 from mirrorproxy.registry import Kind, Listing, Manifest, Outcome, Result
 from mirrorproxy.store.blobs import BlobStore
-from mirrorproxy.store.openfiles import OpenBlob
 from mirrorproxy.store.index import Index
+from mirrorproxy.store.openfiles import OpenBlob
 from mirrorproxy.store.records import Fact, KeptListing, TagRecord
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser = subparsers.add_parser(
         "serve",
         help="run the service",
-        description="Serve until SIGTERM, which lets running transfers finish first. SIGHUP loads the configuration anew.",
+        description="Serve until SIGTERM, which lets transfers finish first. SIGHUP loads the configuration anew.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: built-in settings)")
     add_override_flags(parser)
@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return os.EX_CONFIG
-    from mirrorproxy.service import serve  # noqa: PLC0415  # aiohttp takes 0.2 s to import: not for the other commands
+    from mirrorproxy.service import serve  # aiohttp takes 0.2 s to import: not for the other commands
 
     return serve(loaded, reload)

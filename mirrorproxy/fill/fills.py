@@ -1,13 +1,17 @@
-"""All flights of the service: one for a digest, so many at a time, none without an owner."""
+"""All downloads of the service: one for a digest, so many at a time, none without an owner."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
 from mirrorproxy.errors import CacheFailed, Overloaded
-from mirrorproxy.fill.flight import Flight, Reader, Space
+from mirrorproxy.fill.download import Download, Space
+from mirrorproxy.fill.flight import Flight
+from mirrorproxy.fill.lanes import Limits
 from mirrorproxy.fill.passage import Passage
+from mirrorproxy.fill.reader import Reader
 from mirrorproxy.fill.slots import Slots
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository
@@ -15,27 +19,36 @@ from mirrorproxy.registry import Blob, Outcome, Result, Source
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.tasks import Tasks
 
-_QUEUE_FACTOR = 16  # flights that may wait for each that may fly
+_QUEUE_FACTOR = 16  # downloads that may wait for each that may run
+
+Stored = Callable[[int], Awaitable[None]]
+
+
+@dataclass
+class Terms:
+    """What holds for all downloads, and may change while they run.
+
+    `budget`: seconds without a new byte after which one fails. `max_active`: so many at a time. `abandoned`: seconds
+    that one goes on when all its clients are gone; None: to its end. `upstream` gives the limits of one registry.
+    """
+
+    budget: float = 600.0
+    max_active: int = 64
+    abandoned: float | None = None
+    upstream: Callable[[str], Limits] = lambda _: Limits()
 
 
 class Fills:
-    """The flights. `max_active` of them transfer at a time, the others wait in the order in which they came."""
+    """The downloads. What cannot run yet waits: what clients wait for before what is fetched ahead, then in order."""
 
-    def __init__(
-        self,
-        partials: Partials,
-        space: Space,
-        metrics: Metrics,
-        *,
-        budget: float,
-        max_active: int,
-    ) -> None:
-        self.budget = budget
+    def __init__(self, partials: Partials, space: Space, metrics: Metrics, terms: Terms) -> None:
+        self._terms = terms
         self._partials = partials
         self._space = space
         self._metrics = metrics
         self._flights: dict[Digest, Flight] = {}
-        self.slots = Slots(max_active)
+        self._under_way: dict[Digest, asyncio.Task[None]] = {}
+        self._slots = Slots(terms.max_active, lambda registry: self._terms.upstream(registry).fills)
         self._tasks = Tasks()
         metrics.fills.set_function(self.__len__)
         metrics.readers.set_function(lambda: sum(flight.readers for flight in self._flights.values()))
@@ -43,8 +56,13 @@ class Fills:
     def __len__(self) -> int:
         return len(self._flights)
 
+    def use(self, terms: Terms) -> None:
+        """Other terms from now on."""
+        self._terms = terms
+        self._slots.limit = terms.max_active
+
     def flown_for(self, digest: Digest) -> Repository | None:
-        """The repository whose request began the flight of this digest; None: there is none."""
+        """The repository whose request began the download of this digest; None: there is none."""
         flight = self._flights.get(digest)
         return None if flight is None else flight.repository
 
@@ -56,24 +74,22 @@ class Fills:
         size: int | None,
         *,
         start: int = 0,
-        stored: Callable[[int], Awaitable[None]] | None = None,
+        stored: Stored | None = None,
     ) -> Blob:
-        """A reader of the flight of `digest`, which begins now if there is none.
+        """A reader of the download of `digest`, which begins now if there is none.
 
-        The caller has made sure that `repository` has the blob, or that no flight of it is there: then the source's
-        answer says so. `size` is what a manifest said, `start` where the reader will begin. A flight that begins now
-        calls `stored` with the size once the blob is in the store. Raises what the source says before its first byte;
-        `Overloaded` where too many flights wait already.
+        The caller has made sure that `repository` has the blob, or that no download of it is under way: then the
+        source's answer says so. `size` is what a manifest said, `start` where the reader will begin. A download that
+        begins now calls `stored` with the size once the blob is in the store. Raises what the source says before its
+        first byte; `Overloaded` where too many wait already.
         """
-        flight = self._flights.get(digest)
+        while (flight := self._flights.get(digest)) is not None and self._under_way[digest].cancelling():
+            await flight.landed.wait()  # it was given up in this moment: the next one goes on from where it was
         result = Result.MISS if flight is None else Result.COALESCED
         if flight is None:
-            if len(self._flights) >= self.slots.limit * (1 + _QUEUE_FACTOR):
-                raise Overloaded("too many downloads wait already; try again shortly")
-            flight = self._flights[digest] = Flight(source, repository, digest, size)
-            task = self._tasks.start(self._fly(flight, stored), name=f"fill of {repository}@{digest.hex[:12]}")
-            task.add_done_callback(partial(self._landed, flight))
+            flight = self._begin(Flight(source, repository, digest, size, start=start, left=self._left), stored)
         reader = Reader(flight, Outcome(result, stored=True))
+        self._slots.admit()  # one that was fetched ahead is urgent now
         try:
             await flight.opened()
             if isinstance(flight.error, CacheFailed):
@@ -84,24 +100,52 @@ class Fills:
             raise
         return reader
 
-    async def _fly(self, flight: Flight, stored: Callable[[int], Awaitable[None]] | None) -> None:
-        async with self.slots:
-            whole = await flight.run(self._partials, self._space, self._metrics, self.budget)
+    def fetch_ahead(self, source: Source, repository: Repository, digest: Digest, size: int, stored: Stored) -> None:
+        """Begin a download that clients will want soon, after all that they want now. Does nothing where one runs."""
+        if digest not in self._flights:
+            with contextlib.suppress(Overloaded):
+                self._begin(Flight(source, repository, digest, size, ahead=True), stored)
+
+    def _begin(self, flight: Flight, stored: Stored | None) -> Flight:
+        if len(self._flights) >= self._terms.max_active * (1 + _QUEUE_FACTOR):
+            raise Overloaded("too many downloads wait already; try again shortly")
+        self._flights[flight.digest] = flight
+        task = self._tasks.start(
+            self._fly(flight, stored), name=f"fill of {flight.repository}@{flight.digest.hex[:12]}"
+        )
+        self._under_way[flight.digest] = task
+        task.add_done_callback(partial(self._landed, flight))
+        return flight
+
+    async def _fly(self, flight: Flight, stored: Stored | None) -> None:
+        registry = flight.repository.registry
+        async with self._slots.turn(registry, lambda: flight.readers > 0):
+            download = Download(flight, self._terms.upstream(registry), self._metrics, self._terms.budget)
+            whole = await download.run(self._partials, self._space)
         if whole and stored is not None:
             await stored(flight.size or 0)
 
     def _landed(self, flight: Flight, task: "asyncio.Task[None]") -> None:
         """However it ended, and even where it was cancelled before its first step."""
         del task
-        del self._flights[flight.digest]
+        del self._flights[flight.digest], self._under_way[flight.digest]
         flight.land()
 
+    def _left(self, flight: Flight) -> None:
+        """The last reader left: give it up, now or after a while, if that is what the terms say."""
+        if self._terms.abandoned is not None and not flight.verified and flight.digest in self._flights:
+            asyncio.get_running_loop().call_later(self._terms.abandoned, self._give_up, flight)
+
+    def _give_up(self, flight: Flight) -> None:
+        if self._flights.get(flight.digest) is flight and not flight.readers and not flight.verified:
+            self._under_way[flight.digest].cancel()
+
     async def drain(self, grace: float) -> None:
-        """Let the flights end by themselves, for `grace` seconds at most."""
+        """Let the downloads end by themselves, for `grace` seconds at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._tasks.ended()
 
     async def aclose(self) -> None:
-        """Stop all flights. What they have is kept, and continued when it is asked for again."""
+        """Stop all downloads. What they have is kept, and continued when it is asked for again."""
         await self._tasks.aclose()

@@ -20,7 +20,7 @@ from mirrorproxy.retention import Retention
 from mirrorproxy.service.catalog import CachedCatalog
 from mirrorproxy.service.listening import Listening, raise_file_limit
 from mirrorproxy.service.logs import set_up, wants_json
-from mirrorproxy.service.stack import Stacks
+from mirrorproxy.service.stack import Stacks, terms
 from mirrorproxy.service.tls import Certificate
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
@@ -83,8 +83,7 @@ class Service:
             Partials(directory / "partial", self._blobs),
             self._retention,
             metrics,
-            budget=settings.fills.budget,
-            max_active=settings.fills.max_active,
+            terms(settings),
         )
         self._stacks = Stacks(shelf, self._fills, metrics)
         self._parts.push_async_callback(self._stacks.aclose)
@@ -128,8 +127,7 @@ class Service:
             log.warning("these changes wait for a restart: %s", ", ".join(found.needs_restart))
         set_up(settings.log)
         self._stacks.use(settings.upstreams)
-        self._fills.budget = settings.fills.budget
-        self._fills.slots.limit = settings.fills.max_active
+        self._fills.use(terms(settings))
         self._app.allow(settings.server.write_timeout)
         self._access.enabled = settings.log.access
         self._ledger.limit, self._ledger.min_free = _bounds(settings, self._filesystem)

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterator, Mapping
 
 from mirrorproxy.cache import Cached, Freshness, Shelf
-from mirrorproxy.config import UpstreamSettings
-from mirrorproxy.fill import Fills
+from mirrorproxy.config import Settings, UpstreamSettings
+from mirrorproxy.fill import Fills, Limits, Terms
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.policy import Guarded
 from mirrorproxy.registry import Registry
@@ -14,6 +14,20 @@ from mirrorproxy.unified import Unified
 from mirrorproxy.upstream import Failover, connect
 
 log = logging.getLogger(__name__)
+
+
+def terms(settings: Settings) -> Terms:
+    """The terms of all downloads, as the settings have them."""
+
+    def limits(registry: str) -> Limits:
+        upstream = settings.upstreams.get(registry)
+        if upstream is None:  # a reload took it away in mid-flight
+            return Limits()
+        return Limits(
+            min_rate_over=upstream.idle_timeout,
+        )
+
+    return Terms(settings.fills.budget, settings.fills.max_active, None, limits)
 
 
 class _Stack:

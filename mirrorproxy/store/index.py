@@ -356,7 +356,7 @@ class Index:
                 start = prefix.encode()
                 if (key := table.next_key(prefix, start + after + b"!")) is not None:
                     names.append(key.removeprefix(start).partition(b" ")[0])
-            if not names or min(names) < after:
+            if not names:
                 break
             after = min(names)
             with suppress(*BAD_ROW):

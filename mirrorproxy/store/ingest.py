@@ -65,9 +65,9 @@ class Partials:
 class Ingest:
     """One piece of content in the making; everything here is for the event loop's thread.
 
-    `spans` may be read from `fd`, `hashed` bytes of the front went into the hash, `total` is the size where it is
-    known, `failure` is set once the disk failed: nothing is written from then on. `changed` is called when any of these
-    moved.
+    `accepted` is what was given to `write`, of which `spans` may be read from `fd`; `hashed` bytes of the front went
+    into the hash; `total` is the size where it is known; `failure` is set once the disk failed: nothing is written from
+    then on. `changed` is called when any of these moved.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Ingest:
         self.digest = digest
         self.fd = fd
         self.spans = spans
+        self.accepted = Spans(spans)
         self.total = total
         self.hashed = 0
         self.failure: CacheFailed | None = None
@@ -110,6 +111,7 @@ class Ingest:
         if self.failure is not None:
             raise self.failure
         self._queued += len(data)
+        self.accepted.add(offset, offset + len(data))
         self._queue.put(partial(self._put, offset, data))
 
     async def settle(self) -> None:
@@ -137,7 +139,7 @@ class Ingest:
             await self._change()
         if self.failure is not None:
             raise self.failure
-        self.spans, self.total = Spans(), None
+        self.spans, self.accepted, self.total = Spans(), Spans(), None
         await self.checkpoint()
 
     def hash_so_far(self) -> "tuple[_Hash, int]":

@@ -29,7 +29,7 @@ from mirrorproxy.registry import Kind
 from mirrorproxy.upstream.retry import parse_retry_after
 from mirrorproxy.upstream.transport import host_of, translated
 
-TOKEN = "token"
+ACCESS = "token"
 """A request for a token, beside the contract's kinds: a label of the metrics."""
 
 _MAX_ERROR_BODY = 8 << 10
@@ -44,7 +44,7 @@ _NOT_FOUND: dict[str, tuple[type[NotFound], str]] = {
     Kind.BLOB: (BlobUnknown, "has no such blob"),
     Kind.TAGS: (NameUnknown, "has no such repository"),
     Kind.REFERRERS: (NotFound, "has no referrers API for this repository"),
-    TOKEN: (NotFound, "is no token service at this URL"),
+    ACCESS: (NotFound, "is no token service at this URL"),
 }
 
 

@@ -16,7 +16,7 @@ from yarl import URL
 from mirrorproxy.errors import BadAnswer, RateLimited, ServerFailed, Unauthorized
 from mirrorproxy.names import Repository
 from mirrorproxy.upstream import challenge, realms
-from mirrorproxy.upstream.answers import TOKEN, Answer, refusal
+from mirrorproxy.upstream.answers import ACCESS, Answer, refusal
 from mirrorproxy.upstream.challenge import Challenge
 from mirrorproxy.upstream.credentials import Credential, Credentials
 from mirrorproxy.upstream.tokens import Token, Tokens, parse_token
@@ -139,12 +139,12 @@ class Authorizer:
             realm += ("&" if "?" in realm else "?") + urlencode(words)
         url = URL(realm, encoded=True)
         response = await self._transport.exchange(
-            "GET" if form is None else "POST", url, kind=TOKEN, headers=headers, form=form
+            "GET" if form is None else "POST", url, kind=ACCESS, headers=headers, form=form
         )
         with contextlib.closing(Answer(response, home=True, idle_timeout=self._transport.idle_timeout)) as answer:
             if answer.status == 200:
                 return parse_token(await answer.body(_MAX_TOKEN_ANSWER))
-            error = await refusal(answer, TOKEN)
+            error = await refusal(answer, ACCESS)
         message = f"no token: {error.message}"
         if isinstance(error, RateLimited | ServerFailed | Unauthorized):
             raise type(error)(message, retry_after=error.retry_after)

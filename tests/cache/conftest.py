@@ -10,7 +10,7 @@ import pytest
 
 from mirrorproxy.cache import Cached, Freshness, Shelf
 from mirrorproxy.errors import UpstreamError
-from mirrorproxy.fill import Fills
+from mirrorproxy.fill import Fills, Terms
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Origin, Transfer
@@ -80,7 +80,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await index.open()
     shelf = Shelf(blobs, index)
     metrics = Metrics(["docker.io", "ghcr.io"])
-    fills = Fills(Partials(tmp_path / "cache" / "partial", blobs), Unlimited(), metrics, budget=2, max_active=8)
+    fills = Fills(Partials(tmp_path / "cache" / "partial", blobs), Unlimited(), metrics, Terms(2, 8))
     made: list[Cached] = []
 
     def again(source: Origin = origin, **freshness: float) -> Cached:

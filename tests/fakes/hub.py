@@ -328,7 +328,8 @@ class Hub(Content):
         return await send(request, seen, quirk, 206, headers, memoryview(data)[span.start : span.end])
 
     def _note(self, request: web.Request, kind: str) -> Seen:
-        seen = Seen(kind, request.method, request.raw_path, CIMultiDict(request.headers))
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        seen = Seen(kind, request.method, request.raw_path, CIMultiDict(request.headers), peer[1] if peer else 0)
         self.log.append(seen)
         return seen
 

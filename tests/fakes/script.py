@@ -70,6 +70,8 @@ class Seen:
     target: str
     """Path and query, byte for byte."""
     headers: CIMultiDict[str]
+    connection: int = 0
+    """The client's port: the same for requests that came over the same connection."""
     status: int = 0
     sent: int = 0
     """Bytes of the body that were given to the connection."""
@@ -138,7 +140,7 @@ async def send(
     if quirk.delay:
         await asyncio.sleep(quirk.delay)
     if quirk.hold is not None:
-        await quirk.hold.wait()
+        await _wait(request, quirk.hold)
     if quirk.reset and quirk.cut is None:
         await _end(request, reset=True)
         return web.StreamResponse()
@@ -146,12 +148,12 @@ async def send(
     response = web.StreamResponse(status=seen.status, headers=sent)
     if quirk.chunked and request.method != "HEAD":
         response.enable_chunked_encoding()
-    elif quirk.headers.get("Content-Length", "") is not None:
+    elif "Content-Length" not in quirk.headers:
         response.content_length = len(body) + quirk.length
     await response.prepare(request)
     if request.method == "HEAD":
         return response
-    await _write(response, seen, quirk, body)
+    await _write(request, response, seen, quirk, body)
     if quirk.cut is not None or quirk.length > 0:
         await _end(request, reset=quirk.reset)
     elif quirk.surplus:
@@ -185,13 +187,15 @@ def _spoilt(
     return status, sent, body
 
 
-async def _write(response: web.StreamResponse, seen: Seen, quirk: Quirk, body: bytes | memoryview) -> None:
+async def _write(
+    request: web.Request, response: web.StreamResponse, seen: Seen, quirk: Quirk, body: bytes | memoryview
+) -> None:
     end = len(body) if quirk.cut is None else min(quirk.cut, len(body))
     step = _PIECE if quirk.rate is None else max(1, min(_PIECE, quirk.rate // 50))
     began, at = time.monotonic(), 0
     while True:
         if quirk.stall is not None and at == min(quirk.stall, end):
-            await (quirk.release or asyncio.Event()).wait()
+            await _wait(request, quirk.release)
         if at == end:
             return
         bound = quirk.stall if quirk.stall is not None and quirk.stall > at else end
@@ -201,6 +205,14 @@ async def _write(response: web.StreamResponse, seen: Seen, quirk: Quirk, body: b
         seen.sent += len(piece)
         if quirk.rate is not None:
             await asyncio.sleep(max(0.0, began + at / quirk.rate - time.monotonic()))
+
+
+async def _wait(request: web.Request, event: asyncio.Event | None) -> None:
+    """Wait for the event, or for ever, as long as the client is there: nobody else would end this handler."""
+    while event is None or not event.is_set():
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError("the client left")
+        await asyncio.sleep(0.01)
 
 
 async def _end(request: web.Request, *, reset: bool) -> None:

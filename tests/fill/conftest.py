@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorproxy.fill import Fills
+from mirrorproxy.fill import Fills, Terms
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.ingest import Partials
@@ -57,6 +57,6 @@ def metrics() -> Metrics:
 @pytest.fixture
 async def fills(partials: Partials, metrics: Metrics) -> AsyncIterator[Fills]:
     """Fills with a short budget."""
-    fills = Fills(partials, Unlimited(), metrics, budget=2.0, max_active=8)
+    fills = Fills(partials, Unlimited(), metrics, Terms(budget=2.0, max_active=8))
     yield fills
     await fills.aclose()

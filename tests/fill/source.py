@@ -81,6 +81,6 @@ class ScriptedSource:
         if answer.error is not None:
             raise answer.error
         body = self.blob_bytes if answer.body is None else answer.body
-        first = 0 if answer.whole else start
+        first, last = (0, None) if answer.whole else (start, end)
         total = len(body) if answer.total == -1 else answer.total
-        return ScriptedTransfer(digest, total, first, body[first:], answer, self.chunk, self)
+        return ScriptedTransfer(digest, total, first, body[first:last], answer, self.chunk, self)

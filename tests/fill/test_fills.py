@@ -18,7 +18,7 @@ from mirrorproxy.errors import (
     TimedOut,
     Unreachable,
 )
-from mirrorproxy.fill import HELD, Fills
+from mirrorproxy.fill import HELD, Fills, Terms
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, repository
 from mirrorproxy.registry import Blob, Result
@@ -150,7 +150,7 @@ async def test_errors_between_two_transfers_are_waited_out(fills: Fills) -> None
 
 async def test_no_new_byte_for_the_budget_ends_it(partials: Partials, metrics: Metrics) -> None:
     """The budget is time without progress; what came is kept for the next pull."""
-    fills = Fills(partials, Unlimited(), metrics, budget=0.3, max_active=8)
+    fills = Fills(partials, Unlimited(), metrics, Terms(0.3, 8))
     source = ScriptedSource(DATA, [Answer(cut=MIB)], otherwise=lambda: Answer(error=Unreachable("gone")))
     with pytest.raises(TimedOut):
         await pull(fills, source, len(DATA))
@@ -251,14 +251,14 @@ async def test_a_stop_keeps_what_came(partials: Partials, metrics: Metrics) -> N
     """After a restart the source is asked for the rest alone, and the part that was here is hashed again."""
     gate = asyncio.Event()
     source = ScriptedSource(DATA, [Answer(gate=gate, cut=MIB)])
-    fills = Fills(partials, Unlimited(), metrics, budget=2, max_active=8)
+    fills = Fills(partials, Unlimited(), metrics, Terms(2, 8))
     blob = await fills.join(source, ALPINE, source.digest, len(DATA))
     async with aclosing(blob):
         await anext(blob.chunks(0, None))
         await fills.aclose()
         with pytest.raises(Overloaded):
             await read(blob, 64 << 10)
-    again = Fills(partials, Unlimited(), metrics, budget=2, max_active=8)
+    again = Fills(partials, Unlimited(), metrics, Terms(2, 8))
     assert await pull(again, source, len(DATA)) == DATA
     assert source.asked == [0, 64 << 10]
     await again.aclose()
@@ -290,7 +290,7 @@ async def test_a_range_that_ends_early_does_not_wait_for_the_digest(fills: Fills
 
 async def test_waiting_flights_fly_in_turn(partials: Partials, metrics: Metrics) -> None:
     """More blobs than may be fetched at a time: all come, never more than the limit at once."""
-    fills = Fills(partials, Unlimited(), metrics, budget=2, max_active=2)
+    fills = Fills(partials, Unlimited(), metrics, Terms(2, 2))
     sources = [ScriptedSource(DATA[number:]) for number in range(6)]
     bodies = await asyncio.gather(*(pull(fills, source, len(source.blob_bytes)) for source in sources))
     assert bodies == [source.blob_bytes for source in sources]
@@ -299,7 +299,7 @@ async def test_waiting_flights_fly_in_turn(partials: Partials, metrics: Metrics)
 
 async def test_too_many_waiting_flights_are_refused_with_a_word(partials: Partials, metrics: Metrics) -> None:
     """Nothing here grows without a limit: 503 with Retry-After is the answer beyond it."""
-    fills = Fills(partials, Unlimited(), metrics, budget=2, max_active=1)
+    fills = Fills(partials, Unlimited(), metrics, Terms(2, 1))
     held = asyncio.Event()
     waiting = []
     for number in range(17):
@@ -324,7 +324,7 @@ class Full:
 
 async def test_without_room_the_bytes_pass_through(partials: Partials, metrics: Metrics, blobs: BlobStore) -> None:
     """A full disk never fails a pull: each reader has its own transfer, checked, and nothing is kept."""
-    fills = Fills(partials, Full(), metrics, budget=2, max_active=2)
+    fills = Fills(partials, Full(), metrics, Terms(2, 2))
     source = ScriptedSource(DATA, [Answer(cut=MIB)])
     blob = await fills.join(source, ALPINE, source.digest, len(DATA))
     assert blob.outcome.result is Result.BYPASS
@@ -336,7 +336,7 @@ async def test_without_room_the_bytes_pass_through(partials: Partials, metrics: 
 
 async def test_wrong_bytes_that_pass_through_never_come_whole(partials: Partials, metrics: Metrics) -> None:
     """The end is held there too."""
-    fills = Fills(partials, Full(), metrics, budget=2, max_active=2)
+    fills = Fills(partials, Full(), metrics, Terms(2, 2))
     source = ScriptedSource(DATA, [Answer(body=b"?" + DATA[1:])])
     got = await read_until_it_breaks(await fills.join(source, ALPINE, source.digest, None))
     assert len(got) == len(DATA) - HELD

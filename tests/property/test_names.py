@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import TypeVar
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mirrorproxy.errors import DigestInvalid, NameInvalid, TagInvalid
@@ -66,6 +66,7 @@ def accepts(parse: "type[Digest] | type[Tag]", text: str, error: type[Exception]
     return True
 
 
+@settings(deadline=None)
 @given(st.one_of(names, near_names))
 @example("a" * 255)
 @example("a" * 256)
@@ -84,6 +85,7 @@ def test_repository_names_are_those_of_the_grammar(text: str) -> None:
     assert not set(text) - LOWER - set("._-/")
 
 
+@settings(deadline=None)
 @given(names)
 def test_docker_hub_gets_its_library_once(name: str) -> None:
     """`alpine` is `library/alpine` on Docker Hub alone, and putting the result in again changes nothing."""
@@ -93,6 +95,7 @@ def test_docker_hub_gets_its_library_once(name: str) -> None:
     assert repository("quay.io", name).name == name
 
 
+@settings(deadline=None)
 @given(st.one_of(st.builds("{}{}".format, hosts, ports), near_hosts))
 @example("doc\u212aer.io")  # the Kelvin sign, whose lower case is an ASCII k
 @example("docker.io\n")
@@ -112,6 +115,7 @@ def test_registry_names_are_those_of_the_grammar(text: str) -> None:
     assert registry_name(text.upper()) == found
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text("aZ09_.-:/ \né", max_size=6), st.text("a.-_", min_size=126, max_size=130)))
 def test_tags_are_those_of_the_grammar(text: str) -> None:
     """At most 128 of [A-Za-z0-9_.-], and the first is no dot and no dash."""
@@ -119,6 +123,7 @@ def test_tags_are_those_of_the_grammar(text: str) -> None:
     assert accepts(Tag, text, TagInvalid) is expected
 
 
+@settings(deadline=None)
 @given(st.one_of(digests, near_digests))
 def test_digests_are_those_of_the_grammar(text: str) -> None:
     """Two algorithms, each with as many lower-case hex digits as it has."""
@@ -127,6 +132,7 @@ def test_digests_are_those_of_the_grammar(text: str) -> None:
     assert accepts(Digest, text, DigestInvalid) is expected
 
 
+@settings(deadline=None)
 @given(digests)
 def test_a_digest_falls_into_its_parts(text: str) -> None:
     """And can be put together again."""
@@ -135,6 +141,7 @@ def test_a_digest_falls_into_its_parts(text: str) -> None:
     assert digest.hasher().name == digest.algorithm
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_a_digest_is_over_the_bytes(data: bytes) -> None:
     """By either algorithm, at once or piece by piece."""
@@ -149,6 +156,7 @@ def test_a_digest_is_over_the_bytes(data: bytes) -> None:
     assert long != digest.of_same_algorithm(data + b".")
 
 
+@settings(deadline=None)
 @given(st.one_of(digests, near_digests, st.text("aZ09_.-:", max_size=6)))
 def test_a_reference_is_a_digest_or_a_tag(text: str) -> None:
     """A colon makes the difference: no tag has one, no digest lacks it."""

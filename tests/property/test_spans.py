@@ -2,7 +2,8 @@
 
 import string
 
-from hypothesis import example, given
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mirrorproxy.spans import RangeRequest, Span, Spans, format_range, parse_content_range, parse_range
@@ -45,6 +46,7 @@ def selected(header: str, total: int) -> range | None:
     return everything[int(first) : int(last) + 1 if last else total]
 
 
+@settings(deadline=None)
 @given(st.lists(spans, max_size=12))
 def test_added_spans_are_the_union(added: list[tuple[int, int]]) -> None:
     """After each one: the spans are the runs of the set, sorted and apart; `total` and `front` count its numbers."""
@@ -58,6 +60,7 @@ def test_added_spans_are_the_union(added: list[tuple[int, int]]) -> None:
         assert found.front == next(number for number in range(EDGE + 2) if number not in model)
 
 
+@settings(deadline=None)
 @given(st.lists(spans, max_size=12), st.integers(0, EDGE + 5))
 def test_end_of_is_the_first_hole(added: list[tuple[int, int]], offset: int) -> None:
     """From `offset` on; a missing byte is its own end."""
@@ -66,6 +69,7 @@ def test_end_of_is_the_first_hole(added: list[tuple[int, int]], offset: int) -> 
     assert Spans(added).end_of(offset) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(spans, max_size=12), st.integers(0, EDGE + 5), st.integers(0, EDGE + 5))
 def test_gaps_are_what_is_missing(added: list[tuple[int, int]], start: int, end: int) -> None:
     """Between two bounds, in order, none empty, no two touching; filling them makes it whole."""
@@ -79,6 +83,7 @@ def test_gaps_are_what_is_missing(added: list[tuple[int, int]], start: int, end:
     assert found.end_of(start) >= end or start >= end
 
 
+@settings(deadline=None)
 @given(st.lists(spans, max_size=8).flatmap(lambda added: st.tuples(st.just(added), st.permutations(added))))
 def test_order_does_not_matter(pair: tuple[list[tuple[int, int]], list[tuple[int, int]]]) -> None:
     """Equal sets are equal, however they came about, and come back from what is written down of them."""
@@ -90,6 +95,24 @@ def test_order_does_not_matter(pair: tuple[list[tuple[int, int]], list[tuple[int
     assert one != other
 
 
+@pytest.mark.parametrize("span", [(-1, 1), (-2, -1), (3, 2)])
+def test_what_is_no_span_is_not_added(span: tuple[int, int]) -> None:
+    """A fault of the caller, and the set stays as it was."""
+    found = Spans([(1, 3)])
+    with pytest.raises(ValueError, match=f"{span[0]}..{span[1]}"):
+        found.add(*span)
+    assert list(found) == [Span(1, 3)]
+
+
+def test_sets_with_the_same_beginnings_differ_by_their_ends() -> None:
+    """And nothing else than a set of bytes equals one."""
+    assert Spans([(0, 2), (5, 6)]) != Spans([(0, 2), (5, 7)])
+    assert Spans([(0, 2)]) != [(0, 2)]
+    with pytest.raises(TypeError):
+        hash(Spans())
+
+
+@settings(deadline=None)
 @given(st.one_of(ranges, st.text("bytes=-0123456789, ", max_size=16)), st.integers(0, 40))
 @example("bytes=0-", 0)
 @example("bytes=-0", 10)
@@ -109,6 +132,7 @@ def test_a_range_selects_what_the_rfc_says(header: str, total: int) -> None:
     assert span is None or 0 <= span.start < span.end <= total
 
 
+@settings(deadline=None)
 @given(offsets, st.one_of(st.none(), st.integers(1, 2**40)), st.integers(0, 2**62))
 def test_a_range_that_we_write_is_read_as_meant(start: int, size: int | None, total: int) -> None:
     """Parsing what was formatted gives it back, and resolves to the part that the content has."""
@@ -119,6 +143,7 @@ def test_a_range_that_we_write_is_read_as_meant(start: int, size: int | None, to
     assert RangeRequest(start, end).resolve(total) == (Span(start, stop) if start < total else None)
 
 
+@settings(deadline=None)
 @given(offsets, st.integers(1, 2**40), st.integers(0, 2**40))
 def test_a_content_range_that_we_write_is_read_as_meant(start: int, size: int, more: int) -> None:
     """As far as 18 digits go; beyond, it does not parse."""
@@ -129,6 +154,104 @@ def test_a_content_range_that_we_write_is_read_as_meant(start: int, size: int, m
     assert parse_content_range(span.content_range(total)) == expected
 
 
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("bytes 0-4/10", ((0, 5), 10)),
+        ("bytes 9-9/10", ((9, 10), 10)),
+        (" Bytes 0-4/5 ", ((0, 5), 5)),
+        ("bytes 3-4/*", ((3, 5), None)),
+        ("bytes 4-3/10", None),
+        ("bytes 5-3/*", None),
+        ("bytes 0-10/10", None),
+        ("bytes 0-0/0", None),
+        ("bytes */10", None),
+        ("bytes 0-/10", None),
+        ("bytes -4/10", None),
+        ("bytes 0-4", None),
+        ("bytes=0-4/10", None),
+        ("bytes 0 - 4 / 10", None),
+        ("items 0-4/10", None),
+        ("byte\u017f 0-4/10", None),
+        ("bytes 0-٣/10", None),
+        ("bytes 0-4/10, 6-7/10", None),
+        ("bytes 0-" + "9" * 5000 + "/*", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_content_ranges(header: str | None, found: tuple[tuple[int, int], int | None] | None) -> None:
+    """One span of bytes, not empty, inside of the total; else it does not parse."""
+    assert parse_content_range(header) == found
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=5",
+        "bytes=5-4",
+        "bytes=a-b",
+        "bytes=0x0-0x5",
+        "bytes=+1-2",
+        "bytes=1-+2",
+        "bytes=--1",
+        "bytes=1.0-2",
+        "bytes = 0-5",
+        "bytes= 0-5",
+        "bytes=0 - 5",
+        "bytes:0-5",
+        "bytes 0-5",
+        "items=0-5",
+        "byte\u017f=0-5",
+        "bytes=٣-٤",
+        "bytes=0-5\n",
+        "bytes=0-1,4-5",
+        "bytes=0-1,",
+        "bytes=" + "0-1," * 5000 + "0-1",
+        "bytes=" + "9" * 5000 + "-",
+    ],
+)
+def test_ranges_that_are_answered_with_the_whole(header: str | None) -> None:
+    """No range, no bytes, several, or nonsense: RFC 9110, 14.2, ignores it, and a registry may."""
+    assert parse_range(header) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "span"),
+    [
+        ("bytes=0-0", (0, 1)),
+        ("bytes=0-", (0, 10)),
+        ("bytes=9-9", (9, 10)),
+        ("bytes=3-100", (3, 10)),
+        ("bytes=-3", (7, 10)),
+        ("bytes=-10", (0, 10)),
+        ("bytes=-11", (0, 10)),
+        ("BYTES=1-2", (1, 3)),
+        ("\tbytes=1-2 ", (1, 3)),
+        ("bytes=001-002", (1, 3)),
+        ("bytes=5-9223372036854775807", (5, 10)),  # the largest int64
+        ("bytes=5-18446744073709551615", (5, 10)),
+        ("bytes=10-", None),
+        ("bytes=10-10", None),
+        ("bytes=9223372036854775807-", None),
+        ("bytes=18446744073709551615-18446744073709551615", None),
+        ("bytes=-0", None),
+    ],
+)
+def test_ranges_of_ten_bytes(header: str, span: tuple[int, int] | None) -> None:
+    """What is there of what was asked; None is a 416."""
+    found = parse_range(header)
+    assert found is not None
+    assert found.resolve(10) == span
+    assert found.start is None or found.start < 2**63  # what the kernel takes for an offset
+
+
+@settings(deadline=None)
 @given(st.text("bytes 0123456789-/*", max_size=20))
 @example("bytes 0-4/5")
 @example("bytes 0-4/4")

@@ -13,6 +13,7 @@ import pytest
 
 from mirrorproxy.errors import CacheFailed, DigestMismatch
 from mirrorproxy.names import Digest
+from mirrorproxy.store import blobs as blobs_module
 from mirrorproxy.store import openfiles
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.openfiles import OpenBlob
@@ -399,12 +400,21 @@ class TestHealing:
         await store.aclose()
 
     async def test_50_that_find_it_hash_it_once(
-        self, store: BlobStore, healed: list[tuple[Digest, int]], caplog: pytest.LogCaptureFixture
+        self, store: BlobStore, healed: list[tuple[Digest, int]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """And it is removed once."""
+        hashed: list[Digest] = []
+        has_digest = blobs_module._has_digest
+
+        def counted(descriptor: int, digest: Digest) -> bool:
+            hashed.append(digest)
+            return has_digest(descriptor, digest)
+
+        monkeypatch.setattr(blobs_module, "_has_digest", counted)
         await store.put(DIGEST, DATA)
         damage(store.path(DIGEST), DATA[:-1])
         assert await asyncio.gather(*(store.open(DIGEST, len(DATA)) for _ in range(50))) == [None] * 50
+        assert hashed == [DIGEST]
         assert len(healed) == 1
         await until(lambda: not opened(store.path(DIGEST)))
         await store.aclose()

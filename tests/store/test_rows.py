@@ -68,7 +68,7 @@ async def opened(directory: Path) -> Index:
 
 
 @pytest.fixture(
-    params=["pickle", "pickle file", "binary file", "text file", "file and value", "text", "number", "null"]
+    params=["pickle", "pickle file", "binary file", "text file", "file and value", "text", "no text", "number", "null"]
 )
 async def forged(request: pytest.FixtureRequest, closed: Path, tmp_path: Path) -> AsyncIterator[Path]:
     """A row for `FORGED` that is not ours; the file that it is after, which has to survive."""
@@ -84,10 +84,13 @@ async def forged(request: pytest.FixtureRequest, closed: Path, tmp_path: Path) -
         "text file": (3, name, None),
         "file and value": (1, name, json.dumps({"d": DIGEST, "c": 1.0}).encode()),
         "text": (1, None, json.dumps({"d": DIGEST, "c": 1.0})),
+        "no text": (1, None, b"\xff\xfe"),
         "number": (1, None, 5),
         "null": (0, None, None),
     }[request.param]
     forge(closed, "UPDATE Cache SET mode=?, filename=?, value=? WHERE key=?", mode, filename, value, KEY)
+    if request.param == "no text":
+        forge(closed, "UPDATE Cache SET value=CAST(value AS TEXT) WHERE key=?", KEY)
     yield closed
     assert victim.read_bytes() == before
     assert not (tmp_path / "exploded").exists()

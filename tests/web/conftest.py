@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
@@ -13,17 +13,15 @@ import trustme
 from aiohttp import web
 
 from mirrorproxy.metrics import Metrics
-from mirrorproxy.names import Digest, Repository, repository
 from mirrorproxy.web.access import AccessLog
 from mirrorproxy.web.app import App
 from mirrorproxy.web.probes import Probes, State
 from mirrorproxy.web.routes import Names
 from tests.fakes.memory import MemoryRegistry
 from tests.web.test_memory import serving_sample
-from tests.web.wire import Answer, Wire, connect
+from tests.web.wire import Answer, connect
 
 NAMES = Names("docker.io", frozenset({"docker.io", "ghcr.io", "reg.local:5000"}))
-SAMPLE_REPOSITORY = repository("docker.io", "library/sample")
 
 
 class Served:
@@ -38,6 +36,7 @@ class Served:
         self.probes = probes
         self.port = 0
         self.tls: ssl.SSLContext | None = None
+        self.runner: web.ServerRunner | None = None
         self._access = access
         self._log = log
 
@@ -121,6 +120,7 @@ async def serve() -> AsyncIterator[Serve]:
             stack.push_async_callback(runner.cleanup)
             site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_tls)
             await site.start()
+            served.runner = runner
             served.port = runner.addresses[0][1]
             probes.state = State.READY
             return served
@@ -132,7 +132,3 @@ async def serve() -> AsyncIterator[Serve]:
 async def served(serve: Serve) -> Served:
     """A server that serves the sample."""
     return await serve(serving_sample(MemoryRegistry()))
-
-
-Put = Callable[[Repository, bytes], Digest]
-__all__ = ["NAMES", "SAMPLE_REPOSITORY", "Serve", "Served", "Wire"]

@@ -1,0 +1,211 @@
+"""One download: from the first missing byte to the committed blob, however often the connection breaks."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Collection
+from typing import Protocol
+
+from mirrorproxy.errors import (
+    BadAnswer,
+    CacheFailed,
+    DigestMismatch,
+    MirrorproxyError,
+    NotFound,
+    Overloaded,
+    TimedOut,
+    UpstreamError,
+)
+from mirrorproxy.fill.flight import Flight, stopping
+from mirrorproxy.fill.lanes import DisputedError, Lanes, Limits
+from mirrorproxy.fill.pace import Pace
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.registry import Transfer
+from mirrorproxy.store.ingest import Ingest, Partials
+from mirrorproxy.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT_EVERY = 1.0  # seconds of download that a crash may cost
+_LONGEST_PAUSE = 10.0  # seconds between two tries, where upstream asks for no more
+
+
+class Space(Protocol):
+    """Room on the disk, asked for before the first byte is written."""
+
+    async def reserve(self, size: int) -> "Room":
+        """Room for `size` bytes. Raises `CacheFailed` where there is none."""
+        ...
+
+
+class Room(Protocol):
+    """What was reserved, in bytes. `store.ledger.Reservation` is one."""
+
+    def extend(self, size: int) -> bool:
+        """So much more; False where there is none."""
+        ...
+
+    def wrote(self, size: int) -> None:
+        """So much of it is on the disk."""
+        ...
+
+    def commit(self, size: int) -> None:
+        """The content stays, and takes `size` bytes."""
+        ...
+
+    def release(self) -> None:
+        """What was not committed is free again."""
+        ...
+
+
+class Download:
+    """The work behind a flight. `budget`: seconds without a new byte after which it fails."""
+
+    def __init__(self, flight: Flight, limits: Limits, metrics: Metrics, budget: float) -> None:
+        self.source = flight.source
+        self.repository = flight.repository
+        self.digest = flight.digest
+        self._flight = flight
+        self._limits = limits
+        self._metrics = metrics
+        self._budget = budget
+        self._pace = Pace(limits.connections)
+        self._ingest: Ingest
+        self._room: Room
+        self._reserved = 0
+        self._progress = 0.0  # when the last new byte came, by the monotonic clock; 0: none did
+        self._last: Transfer | None = None
+
+    async def run(self, partials: Partials, space: Space) -> bool:
+        """Fetch, check and commit; True where the blob is in the store now. Raises nothing but a cancellation."""
+        tasks = Tasks()
+        with contextlib.ExitStack() as stack:
+            try:
+                self._ingest = self._flight.ingest = await partials.open(self.digest)
+                self._ingest.changed = self._flight.wake
+                self._reserved = self._flight.size or self._ingest.total or self._ingest.spans.total
+                self._room = await space.reserve(self._reserved)
+                stack.callback(self._room.release)
+                self._room.wrote(self._ingest.spans.total)
+                tasks.start(_checkpoints(self._ingest), name=f"checkpoints of {self.digest.hex[:12]}")
+                await self._fetch()
+                await tasks.aclose()
+                self._room.commit(await self._ingest.commit())
+            except MirrorproxyError as error:
+                await tasks.aclose()
+                await self._end(error)
+                return False
+            except asyncio.CancelledError:
+                await tasks.aclose()
+                await self._end(stopping())
+                raise
+        return True
+
+    async def _end(self, error: MirrorproxyError) -> None:
+        """End without the whole: what came is kept, unless it is known to be wrong, and readers get the error."""
+        if self._flight.ingest is not None:
+            if isinstance(error, DigestMismatch):
+                await self._flight.ingest.discard()
+            else:
+                await self._flight.ingest.close()
+        self._flight.tell(error)
+        if not isinstance(error, NotFound | Overloaded):
+            log.warning("%s@%s: %s", self.repository, self.digest, error)
+
+    async def _fetch(self) -> None:
+        """Return once all bytes are there and right. Raises an `UpstreamError`, `NotFound` or `CacheFailed`."""
+        flight, ingest = self._flight, self._ingest
+        if flight.size is not None:
+            if ingest.total not in (None, flight.size):
+                await ingest.restart()
+            ingest.total = flight.size
+        began, disputes, failures, seen = time.monotonic(), 0, 0, 0.0
+        while True:
+            try:
+                await self._transfer()
+                await ingest.verify()
+            except (DisputedError, DigestMismatch) as error:
+                disputes += 1
+                if isinstance(error, DigestMismatch):
+                    self._metrics.mismatches.labels(self.repository.registry).inc()
+                    if self._last is not None:
+                        self._last.blame(error)
+                elif disputes == 1:
+                    continue  # the answer that is new is the likelier liar: ask once more
+                if flight.handed or disputes > 2:
+                    raise DigestMismatch(error.message) from error
+                await ingest.restart()
+                ingest.total = flight.size
+            except UpstreamError as error:
+                if not self._progress and not flight.promised:
+                    raise  # nobody waits for more than an answer: this is it
+                failures = 0 if self._progress > seen else failures + 1
+                seen = self._progress
+                left = max(self._progress, began) + self._budget - time.monotonic()
+                if left <= 0:
+                    raise TimedOut(f"no new byte of {self.digest} in {self._budget:.0f} s; last: {error}") from error
+                await asyncio.sleep(min(left, _pause(failures, error.retry_after)))
+            else:
+                break
+        flight.size = ingest.total
+        flight.verified = True
+        flight.wake()
+
+    async def _transfer(self) -> None:
+        """Ask for what is missing, once."""
+        if self._ingest.spans.front == self._ingest.total:
+            self._flight.admit()
+            return  # a crash between the last byte and the commit
+        if self._ingest.spans:
+            self._metrics.resumes.labels(self.repository.registry).inc()
+        await Lanes(self, self._ingest, self._limits, self._pace).run()
+
+    # For the lanes.
+
+    @property
+    def wanted(self) -> Collection[int]:
+        """See `Owner.wanted`."""
+        return self._flight.wanted
+
+    def met(self, transfer: Transfer) -> None:
+        """See whether an answer fits what is known of the blob, and let clients have their headers."""
+        self._last = transfer
+        flight, size, known = self._flight, transfer.size, self._ingest.total
+        if size is not None and known not in (None, size):
+            message = f"upstream speaks of {size} bytes, not {known}, for {self.digest}"
+            raise BadAnswer(message) if flight.size is not None else DisputedError(message)
+        if size is not None:
+            self._ingest.total = flight.size = size
+            self._need(size)
+        flight.admit()
+
+    def came(self, upto: int, size: int) -> None:
+        """Count what came."""
+        self._need(upto)
+        self._room.wrote(size)
+        self._progress = time.monotonic()
+
+    def _need(self, size: int) -> None:
+        """See that there is room for `size` bytes in all. Raises `CacheFailed`."""
+        if size > self._reserved and not self._room.extend(size - self._reserved):
+            raise CacheFailed("there is no room for it in the cache")
+        self._reserved = max(self._reserved, size)
+
+
+async def _checkpoints(ingest: Ingest) -> None:
+    """Make what came survive a crash, now and then."""
+    kept = ingest.spans.total
+    with contextlib.suppress(CacheFailed):  # the writer meets the same disk, and tells
+        while True:
+            await asyncio.sleep(_CHECKPOINT_EVERY)
+            if ingest.spans.total != kept:
+                kept = ingest.spans.total
+                await ingest.checkpoint()
+
+
+def _pause(failures: int, retry_after: float | None) -> float:
+    """Seconds until the next try: at once after progress, then longer and longer, never sooner than upstream asks."""
+    backoff = random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.1 * 2.0**failures)  # noqa: S311  # jitter, no secret
+    return max(backoff, retry_after or 0.0)

@@ -1,0 +1,65 @@
+"""Which bytes to ask for next: pure arithmetic over what is here, what is on its way, and what readers wait for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mirrorproxy.spans import Span, Spans
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """The bytes from `at` up to `end` are on their way, at `rate` bytes a second (0: not known yet)."""
+
+    at: int
+    end: int
+    rate: float = 0.0
+
+    @property
+    def left(self) -> int:
+        """Bytes still to come."""
+        return self.end - self.at
+
+    @property
+    def seconds(self) -> float:
+        """How long they will take."""
+        return self.left / self.rate if self.rate else float("inf")
+
+
+def next_span(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], total: int, length: int) -> Span | None:
+    """The part to fetch next, of at most `length` bytes; None where every byte is here or on its way.
+
+    First what a reader waits for that is not even on its way, the foremost first; then what follows the foremost
+    reader's bytes; then what is left anywhere.
+    """
+    taken = Spans(spans)
+    for claim in claims:
+        taken.add(claim.at, max(claim.at, claim.end))
+    positions = sorted(position for position in wanted if position < total)
+    starving = [position for position in positions if taken.end_of(position) == position]
+    for position in (*starving[:1], *positions[:1], 0):
+        for gap in taken.gaps(total, position):
+            return Span(gap.start, min(gap.end, gap.start + length))
+    return None
+
+
+def steal(claims: Sequence[Claim], least: int) -> tuple[Claim, Span] | None:
+    """The second half of what the slowest claim has left, where that is worth a request: `least` bytes or more.
+
+    The claim is the caller's to shorten.
+    """
+    victim = max(claims, key=lambda claim: (claim.seconds, claim.left), default=None)
+    if victim is None or victim.left < 2 * least:
+        return None
+    return victim, Span(victim.at + victim.left // 2, victim.end)
+
+
+def starving(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], total: int, soon: float) -> bool:
+    """Does a reader wait for bytes that will not come within `soon` seconds, as things are?"""
+    claims = list(claims)
+    for position in wanted:
+        if position >= total or spans.end_of(position) > position:
+            continue
+        on_their_way = [claim for claim in claims if claim.at <= position < claim.end]
+        if not any((position - claim.at) <= claim.rate * soon for claim in on_their_way):
+            return True
+    return False
