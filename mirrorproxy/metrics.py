@@ -57,6 +57,17 @@ class Metrics:
         self.fills = Gauge("mirrorproxy_fills_inflight", "Downloads under way.", registry=self.collectors)
         self.readers = Gauge("mirrorproxy_fill_readers", "Clients that read from them.", registry=self.collectors)
         self.resumes = self._counter("fill_resumes", "Downloads continued at the first missing byte.", ("registry",))
+        self.fills_ahead = self._counter("fills_ahead", "Downloads begun before a client asked.", ("registry",))
+        self.fills_abandoned = self._counter(
+            "fills_abandoned", "Downloads given up since all clients had left.", ("registry",)
+        )
+        self.reconnects = self._counter(
+            "fill_reconnects", "Connections of downloads that ended early.", ("registry", "reason")
+        )
+        self.connections = Gauge(
+            "mirrorproxy_fill_connections", "Connections of downloads, by now.", ("registry",), registry=self.collectors
+        )
+        self.partials_dropped = self._counter("partials_dropped", "Parts of blobs thrown away.", ("reason",))
         self.evictions = self._counter("cache_evictions", "Objects removed from the cache.", ("reason",))
         self.evicted_bytes = self._counter("cache_evicted_bytes", "Bytes removed from the cache.", ("reason",))
         self.mismatches = self._counter(
@@ -79,6 +90,8 @@ class Metrics:
         for reason in ("size", "age", "manual", "corrupt"):
             self.evictions.labels(reason)
             self.evicted_bytes.labels(reason)
+        for reason in ("size", "age"):
+            self.partials_dropped.labels(reason)
         for direction in ("client", "upstream"):
             self.auth_failures.labels(direction)
         self.prepare(registries)
@@ -91,6 +104,11 @@ class Metrics:
         for registry in registries:
             self.resumes.labels(registry)
             self.mismatches.labels(registry)
+            self.fills_ahead.labels(registry)
+            self.fills_abandoned.labels(registry)
+            self.connections.labels(registry)
+            for reason in ("broken", "slow"):
+                self.reconnects.labels(registry, reason)
             for kind in Kind:
                 self.upstream_bytes.labels(registry, kind)
                 self.upstream_requests.labels(registry, kind, "200")

@@ -17,6 +17,7 @@ from mirrorproxy.names import Digest
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.eviction import Candidate, Oldest
 from mirrorproxy.store.index import Index
+from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.ledger import Ledger, Reservation
 from mirrorproxy.store.records import Used
 
@@ -31,22 +32,31 @@ _BATCH = 500
 
 
 class Retention:
-    """Room in the cache: a `Space` for fills."""
+    """Room in the cache: a `Space` for fills.
+
+    `keep_partials`: seconds that a part stays when nobody asks for more of it. `filling` says of which digests more is
+    coming now.
+    """
 
     def __init__(
         self,
         blobs: BlobStore,
         index: Index,
+        partials: Partials,
         ledger: Ledger,
         metrics: Metrics,
         *,
+        keep_partials: float = 7 * 86_400.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._blobs = blobs
         self._index = index
+        self._partials = partials
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
+        self.keep_partials = keep_partials
+        self.filling: Callable[[Digest], bool] = lambda _: False
         self._uses: dict[Digest, float] = {}
         self._evicting = asyncio.Lock()
 
@@ -81,13 +91,14 @@ class Retention:
         """Count what is there, then write down uses and keep to the limit, for ever."""
         await self._count_disk()
         while True:
-            await asyncio.sleep(_WRITE_EVERY)
             with contextlib.suppress(CacheFailed):  # the next round tries again; a service without an index goes on
+                await self._tidy_partials(0)
                 await self.write_uses()
                 await self._ledger.refresh()
                 if self._ledger.room < 0:
                     async with self._evicting:
                         await self._evict(-self._ledger.room)
+            await asyncio.sleep(_WRITE_EVERY)
 
     async def aclose(self) -> None:
         """Write down the last uses."""
@@ -123,7 +134,31 @@ class Retention:
             return
         self._ledger.set_used(size, objects)
 
+    async def _tidy_partials(self, needed: int) -> int:
+        """Drop parts that nobody has asked for for long, and the oldest ones until `needed` bytes are free.
+
+        Returns the bytes that this freed.
+        """
+        oldest = self._clock() - self.keep_partials
+        idle = freed = 0
+        for part in sorted(
+            await asyncio.to_thread(lambda: list(self._partials.scan())), key=lambda part: part.modified
+        ):
+            if self.filling(part.digest):
+                continue
+            if part.modified >= oldest and freed >= needed:
+                idle += part.blocks
+                continue
+            await asyncio.to_thread(self._partials.remove, part.digest)
+            freed += part.blocks
+            self._metrics.partials_dropped.labels("age" if part.modified < oldest else "size").inc()
+        self._ledger.idle = idle
+        return freed
+
     async def _evict(self, needed: int) -> None:
+        needed -= await self._tidy_partials(needed)
+        if needed <= 0:
+            return
         await self.write_uses()
         oldest = Oldest(needed)
         recent = self._clock() - _GRACE

@@ -12,7 +12,8 @@ A blob or manifest is served under a repository only when it is known to belong 
 names it, or that registry said so. The bytes are shared between repositories, the right to see them is not.
 """
 
-from mirrorproxy.cache.cached import Cached, Freshness
+from mirrorproxy.cache.ahead import Mode
+from mirrorproxy.cache.cached import Cached, Rules
 from mirrorproxy.cache.shelf import Shelf
 
-__all__ = ["Cached", "Freshness", "Shelf"]
+__all__ = ["Cached", "Mode", "Rules", "Shelf"]

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from mirrorproxy.cache.ahead import Ahead, Mode
 from mirrorproxy.cache.memory import Negatives, Recent
 from mirrorproxy.cache.shelf import HIT, Shelf
 from mirrorproxy.errors import Denied, NotFound, TimedOut, Unauthorized, UpstreamError
@@ -16,7 +17,7 @@ from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag
 from mirrorproxy.registry import MISS, Blob, Kind, Listing, Manifest, Origin, Outcome, Resolved, Result
 from mirrorproxy.store.records import TagRecord
-from mirrorproxy.tasks import SingleFlight
+from mirrorproxy.tasks import SingleFlight, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,15 @@ _LEAVE_ALONE = (
 
 
 @dataclass(frozen=True)
-class Freshness:
-    """How long an answer is believed, and how long one is waited for where a copy is at hand. Seconds."""
+class Rules:
+    """How long an answer is believed, and how long one is waited for where a copy is at hand; seconds. And whether to
+    read ahead.
+    """
 
     tag_ttl: float = 300.0
     negative_ttl: float = 10.0
     patience: float = 5.0
+    prefetch: Mode = Mode.AUTO
 
 
 class Cached:
@@ -46,22 +50,26 @@ class Cached:
         source: Origin,
         shelf: Shelf,
         fills: Fills,
-        freshness: Freshness,
+        rules: Rules,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._source = source
         self._shelf = shelf
         self._fills = fills
-        self._freshness = freshness
+        self._rules = rules
         self._clock = clock
-        self._negatives = Negatives(freshness.negative_ttl, clock)
+        self._negatives = Negatives(rules.negative_ttl, clock)
         self._asking: SingleFlight[tuple[object, ...], Any] = SingleFlight()
         # When upstream failed about a tag, and what a HEAD said of a tag whose manifest is not here yet.
         self._failed: Recent[tuple[Repository, str], float] = Recent(4096)
         self._heard: Recent[tuple[Repository, Tag], tuple[Descriptor, float]] = Recent(4096)
 
+        self._ahead = Ahead(rules.prefetch, self._fetch_ahead)
+        self._tasks = Tasks()
+
     async def aclose(self) -> None:
         """Stop asking. The source is its owner's to close."""
+        await self._tasks.aclose()
         await self._asking.aclose()
 
     # Manifests.
@@ -82,6 +90,11 @@ class Cached:
 
     async def manifest(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Manifest:
         """See `Registry.manifest`."""
+        manifest = await self._manifest(repository, reference, fresh=fresh)
+        self._ahead.served(repository, manifest, new=manifest.outcome.result is Result.MISS)
+        return manifest
+
+    async def _manifest(self, repository: Repository, reference: Reference, *, fresh: bool) -> Manifest:
         if isinstance(reference, Digest):
             return await self._manifest_by_digest(repository, reference)
         resolved, manifest = await self._resolve_tag(repository, reference, fresh=fresh, body=True)
@@ -127,14 +140,14 @@ class Cached:
         if record is not None and known is not None:
             descriptor = Descriptor(known.media_type, record.digest, known.size)
             age = max(0.0, now - record.checked)
-            if not fresh and 0 <= now - record.checked < self._freshness.tag_ttl:
+            if not fresh and 0 <= now - record.checked < self._rules.tag_ttl:
                 return Resolved(descriptor, Outcome(Result.HIT, age, stored=True)), None
             stale = Resolved(descriptor, Outcome(Result.STALE, age, stored=True))
             failed = self._failed.get(key)
             if failed is not None and not fresh and 0 <= now - failed < _LEAVE_ALONE:
                 return stale, None
             try:
-                async with asyncio.timeout(self._freshness.patience):
+                async with asyncio.timeout(self._rules.patience):
                     return await self._check(repository, tag, record, body=body)
             except (UpstreamError, TimeoutError) as error:
                 self._failed.put(key, self._clock())
@@ -142,7 +155,7 @@ class Cached:
                 return stale, None
         if not fresh and (heard := self._heard.get(key)) is not None:
             descriptor, when = heard
-            if 0 <= now - when < self._freshness.tag_ttl:
+            if 0 <= now - when < self._rules.tag_ttl:
                 return Resolved(descriptor, Outcome(Result.HIT, now - when)), None
         return await self._check(repository, tag, None, body=body)
 
@@ -213,15 +226,28 @@ class Cached:
                 # Somebody else's bytes: shown here only on this repository's own word.
                 size = (await self.stat(repository, digest)).descriptor.size
         if (here := await self._shelf.blob(digest, size)) is not None:
+            self._ahead.asked(repository, digest)
             return here
         key = (Kind.BLOB, "GET", repository, digest)
         self._negatives.check(key)
         stored = partial(self._shelf.committed, repository, digest)
+        self._ahead.asked(repository, digest)  # begins in the next step of the loop: behind what is begun here
         try:
             return await self._fills.join(self._source, repository, digest, size, start=start, stored=stored)
         except (NotFound, Unauthorized) as error:
             self._negatives.remember(key, error)
             raise
+
+    def _fetch_ahead(self, repository: Repository, descriptors: Iterable[Descriptor]) -> None:
+        """Begin the downloads of what is not here, behind those that clients wait for."""
+
+        async def begin() -> None:
+            for each in descriptors:
+                if not await self._shelf.has(each.digest):
+                    stored = partial(self._shelf.committed, repository, each.digest)
+                    self._fills.fetch_ahead(self._source, repository, each.digest, each.size, stored)
+
+        self._tasks.start(begin(), name=f"read ahead in {repository}")
 
     # Listings.
 
@@ -241,7 +267,7 @@ class Cached:
     ) -> Listing:
         kept = await self._shelf.listing(*key)
         try:
-            async with asyncio.timeout(None if kept is None else self._freshness.patience):
+            async with asyncio.timeout(None if kept is None else self._rules.patience):
                 listing, joined = await self._ask(("list", *key), fetch)
         except (UpstreamError, Denied, TimeoutError) as error:
             if kept is None:

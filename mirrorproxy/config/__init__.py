@@ -13,6 +13,7 @@ from mirrorproxy.config.settings import (
     DockerConfigSettings,
     FillSettings,
     LogSettings,
+    PartialSettings,
     ServerSettings,
     Settings,
     TlsSettings,
@@ -20,6 +21,7 @@ from mirrorproxy.config.settings import (
 )
 from mirrorproxy.config.show import dump, to_yaml
 from mirrorproxy.config.sources import Overrides
+from mirrorproxy.config.values import Linger
 
 __all__ = [
     "CacheSettings",
@@ -28,10 +30,12 @@ __all__ = [
     "CredentialsSettings",
     "DockerConfigSettings",
     "FillSettings",
+    "Linger",
     "ListenAddress",
     "Loaded",
     "LogSettings",
     "Overrides",
+    "PartialSettings",
     "Problem",
     "ServerSettings",
     "Settings",

@@ -6,10 +6,12 @@ from mirrorproxy.config.addresses import ListenAddress
 from mirrorproxy.config.registries import DOCKER_HUB
 from mirrorproxy.config.settings import Settings, UpstreamSettings
 from mirrorproxy.config.tree import Tree
+from mirrorproxy.units import format_duration
 
 
 def check_together(tree: Tree, settings: Settings) -> Settings:
-    """The settings with one upstream marked as the default; what does not fit together is noted in the tree.
+    """The settings with defaults that fit the rest: one upstream marked as the default, and none that would have more
+    connections than it may. What does not fit together is noted in the tree.
 
     A check whose subject was found wrong already is left out: its answer would be about something nobody wrote.
     """
@@ -18,7 +20,10 @@ def check_together(tree: Tree, settings: Settings) -> Settings:
         _check_patterns(tree, name, upstream)
         _check_loops(tree, settings, name, upstream)
         _warn_of_clear_text(tree, name, upstream)
-    return _with_default(tree, settings)
+        _check_budget(tree, settings, name, upstream)
+        _warn_of_long_timeouts(tree, name, upstream)
+        _check_connections(tree, name, upstream)
+    return _with_default(tree, _with_fewer_connections(tree, settings))
 
 
 def _check_exposure(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:
@@ -66,6 +71,80 @@ def _warn_of_clear_text(tree: Tree, name: str, upstream: UpstreamSettings) -> No
         is_local = ListenAddress(url.hostname or "").is_loopback
         if upstream.credentials is not None and url.scheme == "http" and not is_local:
             tree.warning((*key, position), f"{endpoint} is sent the credentials in clear text; use https")
+
+
+def _check_budget(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:
+    """A download must outlive a stall, or it would fail at the moment in which it is to continue.
+
+    The problem is noted where the longer time was written, else with the budget, once for all upstreams.
+    """
+    budget = ("fills", "budget")
+    limit = settings.fills.budget
+    for timeout, trouble in (
+        ("idle_timeout", "a connection that stalls"),
+        ("header_timeout", "an endpoint that does not answer"),
+    ):
+        key = ("upstreams", name, timeout)
+        seconds: float = getattr(upstream, timeout)
+        if seconds < limit or tree.is_wrong(key) or tree.is_wrong(budget):
+            continue
+        would = f"{trouble} would end a download before it is tried again"
+        if tree.get(key) is not None:
+            tree.problem(
+                key,
+                f"{format_duration(seconds)} is not shorter than fills.budget ({format_duration(limit)}): {would}; "
+                "lower it, or raise fills.budget",
+            )
+        else:
+            tree.problem(
+                budget,
+                f"{format_duration(limit)} is not longer than {timeout} ({format_duration(seconds)}): {would}; write "
+                f"more, or lower {timeout}",
+                usable=True,
+            )
+
+
+def _warn_of_long_timeouts(tree: Tree, name: str, upstream: UpstreamSettings) -> None:
+    header = ("upstreams", name, "header_timeout")
+    for timeout, why in (
+        ("connect_timeout", "in which connecting counts"),
+        ("revalidate_timeout", "so long would a client wait for what is here already while upstream is down"),
+    ):
+        key = ("upstreams", name, timeout)
+        seconds: float = getattr(upstream, timeout)
+        if seconds > upstream.header_timeout and tree.get(key) is not None and not tree.is_wrong(header):
+            limit = format_duration(upstream.header_timeout)
+            tree.warning(key, f"{format_duration(seconds)} is longer than header_timeout ({limit}), {why}; lower it")
+
+
+def _check_connections(tree: Tree, name: str, upstream: UpstreamSettings) -> None:
+    """Downloads may have more connections together than there are, and take turns; one alone may not."""
+    most = upstream.max_connections
+    for limit in ("connections", "max_fills"):
+        key = ("upstreams", name, limit)
+        number: int = getattr(upstream, limit)
+        if number <= most or tree.get(key) is None:
+            continue
+        advice = f"write {most} or less, or raise max_connections"
+        if limit == "connections":
+            tree.problem(key, f"{number} for one download are more than max_connections ({most}); {advice}")
+        else:
+            tree.warning(
+                key, f"{number} downloads at a time are more than max_connections ({most}), so that some wait; {advice}"
+            )
+
+
+def _with_fewer_connections(tree: Tree, settings: Settings) -> Settings:
+    """Nobody has to write `connections` and `max_fills` for a `max_connections` below their defaults."""
+    upstreams = {}
+    for name, upstream in settings.upstreams.items():
+        fitting = {
+            limit: min(getattr(upstream, limit), upstream.max_connections)
+            for limit in ("connections", "max_fills")
+            if tree.get(("upstreams", name, limit)) is None
+        }
+        upstreams[name] = upstream.model_copy(update=fitting)
+    return settings.model_copy(update={"upstreams": upstreams})
 
 
 def _with_default(tree: Tree, settings: Settings) -> Settings:

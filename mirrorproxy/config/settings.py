@@ -13,10 +13,14 @@ from mirrorproxy.config.values import (
     DOCKER_CONFIG,
     NO_REPEATS,
     ONE_OR_MANY,
+    Abandoned,
     Duration,
     Endpoint,
     FilePath,
+    Linger,
     Listen,
+    MinRate,
+    ParallelFrom,
     PositiveDuration,
     Proxy,
     Realm,
@@ -33,6 +37,7 @@ from mirrorproxy.config.values import (
 from mirrorproxy.units import Size
 
 _MINUTE = 60.0
+_DAY = 86_400.0
 
 
 class _Frozen(BaseModel):
@@ -103,7 +108,9 @@ Credentials = Annotated[
 
 
 class UpstreamSettings(_Frozen):
-    """One registry. Loading adds the `endpoints` that follow from its name, and marks one upstream as the default."""
+    """One registry. Loading adds the `endpoints` that follow from its name, marks one upstream as the default, and has
+    the defaults of `connections` and `max_fills` fit into `max_connections`.
+    """
 
     endpoints: Annotated[tuple[Endpoint, ...], ONE_OR_MANY, AT_LEAST_ONE, NO_REPEATS]
     proxy: Proxy | None = None
@@ -119,6 +126,11 @@ class UpstreamSettings(_Frozen):
     header_timeout: PositiveDuration = 30.0
     revalidate_timeout: PositiveDuration = 5.0
     max_connections: Annotated[int, whole_number(1, 10_000)] = 32
+    connections: Annotated[int, whole_number(1, 16)] = 4
+    parallel_from: ParallelFrom = Size(16 * 2**20)
+    min_rate: MinRate = Size(0)
+    max_fills: Annotated[int, whole_number(1, 10_000)] = 16
+    prefetch: Annotated[Literal["auto", "all", "off"], choice("auto", "all", "off")] = "auto"
 
 
 class FillSettings(_Frozen):
@@ -126,6 +138,20 @@ class FillSettings(_Frozen):
 
     budget: PositiveDuration = 10 * _MINUTE
     max_active: Annotated[int, whole_number(1, 10_000)] = 64
+    abandoned: Abandoned = "finish"
+
+    @property
+    def abandoned_after(self) -> float | None:
+        """Seconds that a download goes on without clients: 0 when it stops at once; None: to its end."""
+        if isinstance(self.abandoned, Linger):
+            return self.abandoned.seconds
+        return None if self.abandoned == "finish" else 0.0
+
+
+class PartialSettings(_Frozen):
+    """What there is of downloads that did not come to their end."""
+
+    keep: PositiveDuration = 7 * _DAY
 
 
 class LogSettings(_Frozen):
@@ -143,6 +169,7 @@ class Settings(_Frozen):
     cache: CacheSettings
     upstreams: dict[str, UpstreamSettings]
     fills: FillSettings = FillSettings()
+    partials: PartialSettings = PartialSettings()
     log: LogSettings = LogSettings()
 
     @property

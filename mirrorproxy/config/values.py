@@ -6,14 +6,24 @@ A setting comes as text (from file, environment and flags) or, in a program, as 
 import math
 import re
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, SecretStr
 
 from mirrorproxy.config.addresses import ListenAddress, parse_endpoint, parse_proxy, parse_realm
 from mirrorproxy.config.problems import did_you_mean, shown
-from mirrorproxy.units import Share, Size, format_duration, parse_duration, parse_space
+from mirrorproxy.units import (
+    Share,
+    Size,
+    format_duration,
+    format_rate,
+    parse_duration,
+    parse_rate,
+    parse_size,
+    parse_space,
+)
 
 MASK = "**********"
 """What stands for a secret wherever one would be printed."""
@@ -21,6 +31,16 @@ MASK = "**********"
 _PATTERN = re.compile(r"[a-z0-9*][a-z0-9*._/-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_LINGER = re.compile(r"(\{ ?)?linger(?: ?: ?| )([^ {}]+)(?(1) ?\})")  # as YAML has it, with and without braces
+_SMALLEST_PARALLEL = 2**20  # below that a connection more costs more round trips than it saves
+_LARGEST_MIN_RATE = 10**9  # no single connection brings more: each would be taken for slow, for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Linger:
+    """To go on for so many seconds without clients."""
+
+    seconds: float
 
 
 def _word(value: object) -> str:
@@ -51,6 +71,27 @@ def _some_space(value: object) -> Size | Share:
     return space
 
 
+def _parallel_from(value: object) -> Size:
+    size = Size(value) if isinstance(value, int) and not isinstance(value, bool) else parse_size(_word(value))
+    if size < _SMALLEST_PARALLEL:
+        raise ValueError(f"{size} is too small to share; write 1MiB or more")
+    return size
+
+
+def _min_rate(value: object) -> Size:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        rate = Size(value)
+    else:
+        text = _word(value)
+        rate = Size(0) if text == "0" else parse_rate(text)
+    if rate > _LARGEST_MIN_RATE:
+        raise ValueError(
+            f"{format_rate(rate)} is more than a connection brings, so that each would be made anew for ever; write "
+            f"{format_rate(_LARGEST_MIN_RATE)} or less, or 0 for none"
+        )
+    return rate
+
+
 def _duration(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
@@ -67,6 +108,32 @@ def _positive_duration(value: object) -> float:
     if seconds == 0:
         raise ValueError("must be longer than 0s")
     return seconds
+
+
+def _abandoned(value: object) -> str | Linger:
+    """`finish`, `stop`, or the mapping `{linger: 60s}`: a variable has it as text, `linger: 60s`."""
+    if isinstance(value, Linger):
+        return value
+    if isinstance(value, dict):
+        if list(value) != ["linger"]:
+            raise ValueError("must be finish, stop or {linger: 60s}")
+        text = value["linger"]
+    else:
+        word = _word(value)
+        if word in ("finish", "stop"):
+            return word
+        match = _LINGER.fullmatch(word)
+        if not match:
+            raise ValueError(f"{shown(word)} is not known here; write finish, stop or {{linger: 60s}}")
+        text = match[2]
+    seconds = _duration(text)
+    if seconds == 0:
+        raise ValueError("to linger for 0s is to stop; write stop, or a longer time")
+    return Linger(seconds)
+
+
+def _written_abandoned(value: str | Linger) -> str | dict[str, str]:
+    return {"linger": format_duration(value.seconds)} if isinstance(value, Linger) else value
 
 
 def _yes_no(value: object) -> bool:
@@ -177,6 +244,11 @@ Secret = Annotated[SecretStr, _text(_secret, SecretStr), PlainSerializer(lambda 
 FilePath = Annotated[Path, _text(Path, Path)]
 Space = Annotated[Size | Share, PlainValidator(_space), PlainSerializer(str)]
 SomeSpace = Annotated[Size | Share, PlainValidator(_some_space), PlainSerializer(str)]
+ParallelFrom = Annotated[Size, PlainValidator(_parallel_from), PlainSerializer(str)]
+MinRate = Annotated[Size, PlainValidator(_min_rate), PlainSerializer(lambda rate: format_rate(rate) if rate else "0")]
+Abandoned = Annotated[
+    Literal["finish", "stop"] | Linger, PlainValidator(_abandoned), PlainSerializer(_written_abandoned)
+]
 Duration = Annotated[float, PlainValidator(_duration), PlainSerializer(format_duration)]
 PositiveDuration = Annotated[float, PlainValidator(_positive_duration), PlainSerializer(format_duration)]
 YesNo = Annotated[bool, PlainValidator(_yes_no)]

@@ -69,7 +69,7 @@ class Download:
         self.digest = flight.digest
         self._flight = flight
         self._limits = limits
-        self._metrics = metrics
+        self.metrics = metrics
         self._budget = budget
         self._pace = Pace(limits.connections)
         self._ingest: Ingest
@@ -129,7 +129,7 @@ class Download:
             except (DisputedError, DigestMismatch) as error:
                 disputes += 1
                 if isinstance(error, DigestMismatch):
-                    self._metrics.mismatches.labels(self.repository.registry).inc()
+                    self.metrics.mismatches.labels(self.repository.registry).inc()
                     if self._last is not None:
                         self._last.blame(error)
                 elif disputes == 1:
@@ -159,7 +159,7 @@ class Download:
             self._flight.admit()
             return  # a crash between the last byte and the commit
         if self._ingest.spans:
-            self._metrics.resumes.labels(self.repository.registry).inc()
+            self.metrics.resumes.labels(self.repository.registry).inc()
         await Lanes(self, self._ingest, self._limits, self._pace).run()
 
     # For the lanes.

@@ -104,7 +104,8 @@ class Fills:
         """Begin a download that clients will want soon, after all that they want now. Does nothing where one runs."""
         if digest not in self._flights:
             with contextlib.suppress(Overloaded):
-                self._begin(Flight(source, repository, digest, size, ahead=True), stored)
+                self._begin(Flight(source, repository, digest, size), stored)
+                self._metrics.fills_ahead.labels(repository.registry).inc()
 
     def _begin(self, flight: Flight, stored: Stored | None) -> Flight:
         if len(self._flights) >= self._terms.max_active * (1 + _QUEUE_FACTOR):
@@ -139,6 +140,7 @@ class Fills:
     def _give_up(self, flight: Flight) -> None:
         if self._flights.get(flight.digest) is flight and not flight.readers and not flight.verified:
             self._under_way[flight.digest].cancel()
+            self._metrics.fills_abandoned.labels(flight.repository.registry).inc()
 
     async def drain(self, grace: float) -> None:
         """Let the downloads end by themselves, for `grace` seconds at most."""

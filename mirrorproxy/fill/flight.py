@@ -17,7 +17,7 @@ class Flight:
     """One download and its readers. It ends `verified`, or with `error`.
 
     `size` is what clients were told, or will be: a manifest's word, else the first answer's. `start` is where the first
-    reader will begin. `ahead`: begun before any client asked. `left` is called when the last reader leaves.
+    reader will begin. `left` is called when the last reader leaves.
     """
 
     def __init__(
@@ -28,14 +28,12 @@ class Flight:
         size: int | None,
         *,
         start: int = 0,
-        ahead: bool = False,
         left: Callable[["Flight"], None] = lambda _: None,
     ) -> None:
         self.digest = digest
         self.repository = repository
         self.source = source
         self.size = size
-        self.ahead = ahead
         self.readers = 0
         self.verified = False
         self.error: MirrorproxyError | None = None

@@ -11,6 +11,7 @@ from typing import Protocol
 from mirrorproxy.errors import BadAnswer, MirrorproxyError, RateLimited, ServerFailed, TimedOut, UpstreamError
 from mirrorproxy.fill.pace import Pace
 from mirrorproxy.fill.plan import Claim, next_span, starving, steal
+from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Source, Transfer
 from mirrorproxy.spans import Spans
@@ -50,6 +51,8 @@ class Owner(Protocol):
     source: Source
     repository: Repository
     digest: Digest
+
+    metrics: Metrics
 
     @property
     def wanted(self) -> Collection[int]:
@@ -91,6 +94,7 @@ class Lanes:
         self._ingest = ingest
         self._limits = limits
         self._pace = pace
+        self._connections = owner.metrics.connections.labels(owner.repository.registry)
         self._lanes: list[_Lane] = []
         self._tasks = Tasks()
         self._error: MirrorproxyError | None = None
@@ -105,6 +109,7 @@ class Lanes:
                 self._look()
         finally:
             await self._tasks.aclose()
+            self._connections.dec(len(self._lanes))
         if self._error is not None:
             raise self._error
         await self._ingest.settle()
@@ -119,6 +124,7 @@ class Lanes:
             while len(self._lanes) < self._pace.wanted and (lane := self._claim()) is not None:
                 lane.task = self._tasks.start(self._fetch(lane), name=f"{self._owner.digest.hex[:12]} from {lane.at}")
                 self._lanes.append(lane)
+                self._connections.inc()
         return bool(self._lanes) and self._error is None
 
     def _claim(self) -> _Lane | None:
@@ -144,8 +150,10 @@ class Lanes:
 
     def _collect(self) -> None:
         """See to the connections that ended."""
+        registry = self._owner.repository.registry
         for lane in [lane for lane in self._lanes if lane.task.done()]:
             self._lanes.remove(lane)
+            self._connections.dec()
             if lane.slow and lane.task.cancelled():
                 error: BaseException | None = TimedOut(f"upstream sent less than {self._limits.min_rate:.0f} bytes/s")
             else:
@@ -154,6 +162,7 @@ class Lanes:
                 continue
             if not isinstance(error, MirrorproxyError):
                 raise error
+            self._owner.metrics.reconnects.labels(registry, "slow" if lane.slow else "broken").inc()
             alone = not self._lanes
             if isinstance(error, RateLimited | ServerFailed):
                 self._pace.cap(1)  # it asked for less

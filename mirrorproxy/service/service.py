@@ -69,7 +69,8 @@ class Service:
         self._parts.push_async_callback(layout.aclose)
         self._filesystem = (await asyncio.to_thread(shutil.disk_usage, directory)).total
         self._ledger = Ledger(*_bounds(settings, self._filesystem), directory)
-        self._retention = Retention(self._blobs, self._index, self._ledger, metrics)
+        partials = Partials(directory / "partial", self._blobs)
+        self._retention = Retention(self._blobs, self._index, partials, self._ledger, metrics)
         self._parts.push_async_callback(self._retention.aclose)
 
         shelf = Shelf(
@@ -79,12 +80,8 @@ class Service:
             used=self._retention.used,
             grown=self._retention.grown,
         )
-        self._fills = Fills(
-            Partials(directory / "partial", self._blobs),
-            self._retention,
-            metrics,
-            terms(settings),
-        )
+        self._fills = Fills(partials, self._retention, metrics, terms(settings))
+        self._retention.filling = lambda digest: self._fills.flown_for(digest) is not None
         self._stacks = Stacks(shelf, self._fills, metrics)
         self._parts.push_async_callback(self._stacks.aclose)
         self._stacks.use(settings.upstreams)

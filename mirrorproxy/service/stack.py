@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 
-from mirrorproxy.cache import Cached, Freshness, Shelf
+from mirrorproxy.cache import Cached, Rules, Shelf
 from mirrorproxy.config import Settings, UpstreamSettings
 from mirrorproxy.fill import Fills, Limits, Terms
 from mirrorproxy.metrics import Metrics
@@ -24,10 +24,15 @@ def terms(settings: Settings) -> Terms:
         if upstream is None:  # a reload took it away in mid-flight
             return Limits()
         return Limits(
+            fills=upstream.max_fills,
+            connections=upstream.connections,
+            parallel_from=upstream.parallel_from,
+            min_rate=upstream.min_rate,
             min_rate_over=upstream.idle_timeout,
         )
 
-    return Terms(settings.fills.budget, settings.fills.max_active, None, limits)
+    fills = settings.fills
+    return Terms(fills.budget, fills.max_active, fills.abandoned_after, limits)
 
 
 class _Stack:
@@ -36,7 +41,7 @@ class _Stack:
     def __init__(self, name: str, settings: UpstreamSettings, shelf: Shelf, fills: Fills, metrics: Metrics) -> None:
         self.settings = settings
         self.upstream: Failover = connect(name, settings, metrics)
-        freshness = Freshness(settings.tag_ttl, settings.negative_ttl, settings.revalidate_timeout)
+        freshness = Rules(settings.tag_ttl, settings.negative_ttl, settings.revalidate_timeout)
         self._cached = Cached(self.upstream, shelf, fills, freshness)
         self.registry: Registry = self._cached
         if settings.repositories:

@@ -33,6 +33,7 @@ INDEX_TAIL = b"\n]}\n"
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}\n'
 _ALGORITHMS = ("sha256", "sha512")
+_OURS = {"blobs", "index", "index.json", "oci-layout", "owner", "partial", "lost+found"}
 _THREADS = 8  # cold opens and small writes, which wait for the disk and for each other's flushes
 _STEP = 1 << 20
 # Not through a link, and without waiting for whoever may have put a named pipe there.
@@ -74,6 +75,7 @@ class BlobStore:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
         self._files = OpenFiles(keep_open, self._threads)
         self._proving = asyncio.Lock()  # one long hash at a time
+        self._proved_wrong: Identity | None = None
 
     def __repr__(self) -> str:
         return f"<BlobStore {self._directory} [{len(self._files)} kept open]>"
@@ -228,24 +230,27 @@ class BlobStore:
         assert file is not None
         try:
             async with self._proving:
-                if file.right is None:
+                if file.right is None and file.identity != self._proved_wrong:
                     file.right = await self._run(_has_digest, file.fd, file.digest)
                     if file.right:
                         log.warning("%s has %d bytes; a descriptor says %d and is wrong", file.digest, file.size, size)
+                    else:
+                        self._proved_wrong = file.identity  # for those who wait here with a descriptor of their own
+                        await self._heal(file.digest, _WrongError(f"{file.size} bytes, not {size}", file.identity))
         except BaseException:
             blob.close()
             raise
         if file.right:
             return blob
         blob.close()
-        await self._heal(file.digest, _WrongError(f"{file.size} bytes instead of {size}", file.identity))
         return None
 
     async def _heal(self, digest: Digest, wrong: _WrongError) -> None:
-        log.warning("removed from the cache, to be fetched again: %s is %s", digest, wrong.reason)
         freed = await self._remove(digest, wrong.identity)
-        if freed and self._on_corrupt is not None:
-            self._on_corrupt(digest, freed)
+        if freed:  # else somebody else did it
+            log.warning("removed from the cache, to be fetched again: %s is %s", digest, wrong.reason)
+            if self._on_corrupt is not None:
+                self._on_corrupt(digest, freed)
 
     async def _remove(self, digest: Digest, only: Identity | None) -> int:
         self._files.drop(digest)
@@ -334,19 +339,19 @@ class BlobStore:
                     return 0
                 if stat.S_ISDIR(found.st_mode):
                     path.rename(temporary(self._partial))
-                    return 0
-                path.unlink()
+                else:
+                    path.unlink()
             except (FileNotFoundError, NotADirectoryError):
                 return 0
         return _blocks(found)
 
 
 def _make_private(directory: Path) -> None:
-    """Make the cache directory, for its owner alone; one that was there too, but only where it is ours or empty."""
+    """Make the cache directory, for its owner alone; one that was there too, but only where nothing else is in it."""
     if not directory.is_dir():
         directory.mkdir(mode=0o700, parents=True)
     elif directory.stat().st_mode & 0o077:
-        if (directory / "oci-layout").exists() or not any(directory.iterdir()):
+        if {path.name for path in directory.iterdir()} <= _OURS:
             with suppress(PermissionError):  # a volume that belongs to another user: what is in it is private anyway
                 directory.chmod(0o700)
         else:

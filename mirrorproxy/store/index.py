@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterato
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Generic, ParamSpec, TypeVar
@@ -97,7 +98,7 @@ class Index:
         """Remember what the tag points at."""
         self._writes += 1
         self._tags.put((repository, tag), record)
-        await self._run(self._set, {records.tag_key(repository, tag): records.tag_row(record)})
+        await self._run(self._set, [(records.tag_key(repository, tag), records.tag_row(record))])
 
     async def forget_tag(self, repository: Repository, tag: Tag) -> None:
         """Forget the tag: upstream said that it is not there."""
@@ -126,11 +127,10 @@ class Index:
     async def put_facts(self, repository: Repository, descriptors: Iterable[Descriptor]) -> None:
         """Remember that all these belong to the repository, and what they are, in one transaction."""
         self._writes += 1
-        rows: dict[str, bytes] = {}
+        descriptors = tuple(descriptors)
         others: dict[tuple[Repository, Digest], Fact] = {}
         for each in descriptors:
             key, fact = (repository, each.digest), Fact(each.media_type, each.size)
-            rows[records.fact_key(repository, each.digest, each.media_type)] = records.fact_row(fact)
             known = self._facts.get(key)
             if each.media_type in MEDIA_TYPES:
                 self._facts.put(key, fact)
@@ -138,7 +138,7 @@ class Index:
                 self._facts.forget(key)  # not put: the database may know it as a manifest
                 others[key] = fact
         try:
-            await self._run(self._set, rows)
+            await self._run(self._set, records.fact_rows(repository, descriptors))
         except CacheFailed:
             for key, fact in others.items():
                 self._facts.put(key, fact)
@@ -157,18 +157,14 @@ class Index:
 
         `tags` point at the first of `descriptors`; their records were `checked` at 0, so upstream is asked first.
         """
-        rows: dict[str, bytes] = {}
-        for each in descriptors:
-            if not rows:
-                record = records.tag_row(TagRecord(each.digest, 0.0))
-                rows |= {records.tag_key(repository, tag): record for tag in tags}
-            fact = Fact(each.media_type, each.size)
-            rows[records.fact_key(repository, each.digest, each.media_type)] = records.fact_row(fact)
-        await self._run(self._add, rows)
+        descriptors = tuple(descriptors)
+        record = TagRecord(descriptors[0].digest, 0.0)
+        tagged = [(records.tag_key(repository, tag), records.tag_row(record)) for tag in tags]
+        await self._run(self._add, chain(tagged, records.fact_rows(repository, descriptors)))
 
     async def rebuilt(self) -> None:
         """Say that a rebuild is complete: `rebuild_needed` is False from now on, after a restart too."""
-        await self._run(self._set, {_REBUILT: b"1"})
+        await self._run(self._set, [(_REBUILT, b"1")])
         self.rebuild_needed = False
 
     # Listings and last uses.
@@ -182,12 +178,13 @@ class Index:
     ) -> None:
         """Remember an answer; those put first are forgotten where all take too much room; over 4 MiB none is kept."""
         if len(listing.body) <= _LARGEST_LISTING:
-            row = records.listing_row(KeptListing(listing, checked))
-            await self._run(self._set_listing, records.listing_key(repository, kind, query), row)
+            key = records.listing_key(repository, kind, query)
+            await self._run(self._set_listing, key, KeptListing(listing, checked))
 
     async def put_used(self, batch: Mapping[Digest, Used]) -> None:
         """Remember the last uses of all these, in one transaction."""
-        await self._run(self._set, {records.used_key(digest): records.used_row(used) for digest, used in batch.items()})
+        rows = ((records.used_key(digest), records.used_row(used)) for digest, used in tuple(batch.items()))
+        await self._run(self._set, rows)
 
     async def forget_used(self, digests: Iterable[Digest]) -> None:
         """Forget content that is gone, in one transaction."""
@@ -237,7 +234,7 @@ class Index:
         except RuntimeError as error:
             raise CacheFailed("the index is closed") from error
 
-    # In the thread, from here on down.
+    # In the thread, from here on down. Rows come as iterators, so that making thousands of them happens here too.
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
@@ -307,16 +304,16 @@ class Index:
         first, second = records.fact_keys(repository, digest)
         return self._get(first, records.parse_fact) or self._get(second, records.parse_fact)
 
-    def _set(self, rows: Mapping[str, bytes]) -> None:
+    def _set(self, rows: Iterable[tuple[str, bytes]]) -> None:
         table = self._rows
         with table.transact():
-            for key, value in rows.items():
+            for key, value in rows:
                 table.set(key, value)
 
-    def _add(self, rows: Mapping[str, bytes]) -> None:
+    def _add(self, rows: Iterable[tuple[str, bytes]]) -> None:
         table = self._rows
         with table.transact():
-            for key, value in rows.items():
+            for key, value in rows:
                 table.add(key, value)
 
     def _delete(self, keys: Iterable[str]) -> None:
@@ -325,8 +322,9 @@ class Index:
             for key in keys:
                 table.drop(key)
 
-    def _set_listing(self, key: str, value: bytes) -> None:
-        self._set({key: value})
+    def _set_listing(self, key: str, kept: KeptListing) -> None:
+        value = records.listing_row(kept)
+        self._set([(key, value)])
         self._listed += len(value)  # too much where it replaces one: the sum is taken anew at the bound
         if self._listed > _LISTINGS:
             with self._rows.transact():

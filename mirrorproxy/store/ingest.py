@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorproxy.errors import CacheFailed, DigestInvalid, DigestMismatch
 from mirrorproxy.names import Digest
@@ -42,6 +42,14 @@ _QUEUE_LIMIT = 8 << 20  # bytes that may wait for the disk, for each ingest
 _REREAD = 1 << 20  # bytes hashed from the file in one step
 
 
+class Part(NamedTuple):
+    """A part of some content: the bytes it takes on the disk, and when the last ones came (Unix seconds)."""
+
+    digest: Digest
+    blocks: int
+    modified: float
+
+
 class Partials:
     """The folder of what is not complete yet. One `Ingest` at a time for a digest: who calls sees to that."""
 
@@ -51,15 +59,25 @@ class Partials:
 
     async def open(self, digest: Digest) -> "Ingest":
         """Begin, or go on with, the content `digest`. Raises `CacheFailed`."""
-        folder = self._directory / f"{digest.algorithm}-{digest.hex}"
+        folder = self._folder(digest)
         fd, spans, total = await asyncio.to_thread(_open, folder)
         return Ingest(digest, folder, fd, spans, total, self._blobs)
 
-    def scan(self) -> Iterator[Digest]:
-        """The digests of which a part is here. Blocks."""
-        for folder in self._directory.iterdir():
-            with contextlib.suppress(DigestInvalid):
-                yield Digest(folder.name.replace("-", ":", 1))
+    def scan(self) -> Iterator[Part]:
+        """All that is here. Blocks. Raises `CacheFailed`."""
+        with disk_errors("look for partial files"):
+            for folder in self._directory.iterdir():
+                with contextlib.suppress(DigestInvalid, FileNotFoundError):
+                    digest = Digest(folder.name.replace("-", ":", 1))
+                    data = (folder / "data").stat()
+                    yield Part(digest, data.st_blocks * 512, data.st_mtime)
+
+    def remove(self, digest: Digest) -> None:
+        """Throw a part away that nobody is filling. Blocks."""
+        shutil.rmtree(self._folder(digest), ignore_errors=True)
+
+    def _folder(self, digest: Digest) -> Path:
+        return self._directory / f"{digest.algorithm}-{digest.hex}"
 
 
 class Ingest:

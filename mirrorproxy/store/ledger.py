@@ -17,6 +17,8 @@ _REFRESH = 1.0  # seconds
 class Ledger:
     """The account of one cache directory. Belongs to the event loop.
 
+    `idle`: bytes of partial files that nobody is filling; its owner counts them.
+
     `limit`: the most that committed content and reservations may take together; `min_free`: what the file system shall
     keep free. `used` and `objects` are None until `set_used` was told what a scan found, `free` until the first
     `refresh`; what is not known does not limit.
@@ -26,6 +28,7 @@ class Ledger:
         self.limit = limit
         self.min_free = min_free
         self.reserved = 0
+        self.idle = 0
         self.free: int | None = None
         self._directory = directory
         self._scanned: tuple[int, int] | None = None
@@ -50,7 +53,7 @@ class Ledger:
     @property
     def room(self) -> int:
         """How many bytes more could be reserved now; below 0 where so many have to go first."""
-        room = self.limit - (self.used or 0) - self.reserved
+        room = self.limit - (self.used or 0) - self.reserved - self.idle
         return room if self.free is None else min(room, self.free - self._unwritten - self.min_free)
 
     def reserve(self, size: int) -> "Reservation | None":

@@ -15,12 +15,13 @@ Every `parse_*` raises one of `BAD_ROW` where a row is not what it should be.
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mirrorproxy.errors import Invalid
 from mirrorproxy.manifests import MEDIA_TYPES
-from mirrorproxy.names import Digest, Repository, Tag, registry_name, repository
+from mirrorproxy.names import Descriptor, Digest, Repository, Tag, registry_name, repository
 from mirrorproxy.registry import Kind, Listing
 
 TAGS, MANIFESTS, BLOBS, LISTINGS, USED = "tag:", "manifest:", "blob:", "list:", "used:"
@@ -100,6 +101,12 @@ def tag_row(record: TagRecord) -> bytes:
 def fact_row(fact: Fact) -> bytes:
     """The value of a fact."""
     return json.dumps({"t": fact.media_type, "s": fact.size}).encode()
+
+
+def fact_rows(repository: Repository, descriptors: Iterable[Descriptor]) -> Iterator[tuple[str, bytes]]:
+    """Keys and values that say that these belong to the repository."""
+    for each in descriptors:
+        yield fact_key(repository, each.digest, each.media_type), fact_row(Fact(each.media_type, each.size))
 
 
 def listing_row(kept: KeptListing) -> bytes:

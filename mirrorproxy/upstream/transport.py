@@ -8,7 +8,7 @@ import asyncio
 import functools
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,43 +62,30 @@ class Transport:
         `kind` is the metrics' label. Raises `Unreachable`, `TimedOut`, and `BadAnswer` for what is not HTTP.
         """
         session = await self._session(bulk=bulk)
-        proxy, code = self._proxies.of(url), "0"
+        proxy = self._proxies.of(url)
+        send = functools.partial(
+            session.request, method, url, headers=headers, data=form, proxy=proxy, allow_redirects=False
+        )
         try:
             async with asyncio.timeout(self._settings.header_timeout):
-                response = await self._send(session, method, url, headers, form, proxy)
-            code = str(response.status)
-            return response
+                try:
+                    return await self._once(send, kind)
+                except _StaleConnection:
+                    return await self._once(send, kind)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise translated(error, host_of(url), proxy) from None  # aiohttp's own words may hold a signed URL
+
+    async def _once(self, send: Callable[..., Awaitable[aiohttp.ClientResponse]], kind: str) -> aiohttp.ClientResponse:
+        """One request on the wire, counted. Raises `_StaleConnection` where it deserves another one at once."""
+        connection, code = SimpleNamespace(reused=False), "0"
+        try:
+            response = await send(trace_request_ctx=connection)
+            code = str(response.status)
+            return response
+        except _Broken as broken:
+            raise (_StaleConnection() if connection.reused else broken.error) from None
         finally:
             self._metrics.upstream_requests.labels(self._registry, kind, code).inc()
-
-    async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        url: URL,
-        headers: Mapping[str, str],
-        form: Mapping[str, str] | None,
-        proxy: URL | None,
-    ) -> aiohttp.ClientResponse:
-        """One request; a second one where a connection kept from before turns out to be closed (RFC 9112, 9.3.1)."""
-        facts = SimpleNamespace(reused=False)
-        while True:
-            reused, facts.reused = facts.reused, False
-            try:
-                return await session.request(
-                    method,
-                    url,
-                    headers=headers,
-                    data=form,
-                    proxy=proxy,
-                    allow_redirects=False,
-                    trace_request_ctx=facts,
-                )
-            except _Broken as broken:
-                if reused or not facts.reused:
-                    raise broken.error from None
 
     async def _session(self, *, bulk: bool) -> aiohttp.ClientSession:
         async with self._opening:
@@ -128,7 +115,7 @@ class Transport:
             read_bufsize=_READ_AHEAD,
             max_line_size=_MAX_HEADER,
             max_field_size=_MAX_HEADER,
-            middlewares=(_once,),
+            middlewares=(_no_second_try,),
             trace_configs=[_tracing()],
         )
 
@@ -200,6 +187,10 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
+class _StaleConnection(aiohttp.ServerDisconnectedError):
+    """A connection kept from before turned out to be closed as it was used again (RFC 9112, 9.3.1)."""
+
+
 class _Broken(Exception):
     """A connection broke before the answer. Not an aiohttp error, so that aiohttp does not ask again by itself."""
 
@@ -207,8 +198,8 @@ class _Broken(Exception):
         self.error = error
 
 
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Send once: aiohttp would send a second time whatever the connection, and nobody would count it."""
+async def _no_second_try(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Let a break be seen: aiohttp would ask a second time whatever the connection, and nobody would count it."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from mirrorproxy.cache import Cached, Freshness, Shelf
+from mirrorproxy.cache import Cached, Mode, Rules, Shelf
 from mirrorproxy.errors import UpstreamError
 from mirrorproxy.fill import Fills, Terms
 from mirrorproxy.metrics import Metrics
@@ -83,12 +83,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     fills = Fills(Partials(tmp_path / "cache" / "partial", blobs), Unlimited(), metrics, Terms(2, 8))
     made: list[Cached] = []
 
-    def again(source: Origin = origin, **freshness: float) -> Cached:
+    def again(source: Origin = origin, prefetch: Mode = Mode.OFF, **rules: float) -> Cached:
         """The same cache as after a restart, or over another origin."""
-        made.append(Cached(source, Shelf(blobs, index), fills, Freshness(**freshness), clock))
+        made.append(Cached(source, Shelf(blobs, index), fills, Rules(prefetch=prefetch, **rules), clock))
         return made[-1]
 
-    cached = Cached(origin, shelf, fills, Freshness(300, 10, 0.2), clock)
+    cached = Cached(origin, shelf, fills, Rules(300, 10, 0.2, Mode.OFF), clock)
     made.append(cached)
     yield World(origin, clock, shelf, blobs, index, fills, again, cached)
     for each in made:

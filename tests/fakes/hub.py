@@ -63,7 +63,10 @@ class _Server:
     async def start(self, handler: Any) -> None:
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/{rest:.*}", handler)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=False, shutdown_timeout=0.01)
+        # Signed URLs are longer than a server allows by itself; a handler ends by itself when its client leaves.
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=False, shutdown_timeout=0.01, max_line_size=1 << 17
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self._tls)
         await site.start()
@@ -194,7 +197,7 @@ class Hub(Content):
             headers = _API | {"WWW-Authenticate": self._challenge(name), "Content-Type": "application/json"}
             return await send(request, seen, GOOD, 401, headers, error_body("UNAUTHORIZED", "authentication required"))
         quirk = self.script.quirk(seen)
-        if quirk.status == 401:
+        if quirk.status == 401 and self.auth != "none":
             quirk = replace(quirk, headers={"WWW-Authenticate": self._challenge(name), **quirk.headers})
         if match is None:
             return await send(request, seen, quirk, 200, _API | {"Content-Type": "application/json"}, b"{}")

@@ -95,8 +95,11 @@ class TestPrepare:
         assert kept[1].exists()
         assert (directory / "index.json").read_text() == "{}"
 
-    def test_makes_an_empty_folder_private(self, tmp_path: Path) -> None:
-        """A volume is mounted as its driver likes."""
+    @pytest.mark.parametrize("there", [[], ["lost+found"], ["owner"], ["owner", "oci-layout", "blobs", "index.json"]])
+    def test_makes_a_folder_of_ours_private(self, tmp_path: Path, there: list[str]) -> None:
+        """A volume is mounted as its driver likes; a cache may have been copied with another mode."""
+        for name in there:
+            (tmp_path / name).mkdir()
         tmp_path.chmod(0o755)
         BlobStore(tmp_path).prepare()
         assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
@@ -399,10 +402,17 @@ class TestHealing:
         assert read(await store.open(DIGEST, len(DATA))) == DATA
         await store.aclose()
 
-    async def test_50_that_find_it_hash_it_once(
-        self, store: BlobStore, healed: list[tuple[Digest, int]], monkeypatch: pytest.MonkeyPatch
+    async def test_50_that_find_it_do_not_all_hash_it(
+        self,
+        store: BlobStore,
+        healed: list[tuple[Digest, int]],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """And it is removed once."""
+        """And it is removed, told and logged once.
+
+        One for all, but for those of the eight threads that had opened and not yet looked at it when it was removed.
+        """
         hashed: list[Digest] = []
         has_digest = blobs_module._has_digest
 
@@ -414,8 +424,8 @@ class TestHealing:
         await store.put(DIGEST, DATA)
         damage(store.path(DIGEST), DATA[:-1])
         assert await asyncio.gather(*(store.open(DIGEST, len(DATA)) for _ in range(50))) == [None] * 50
-        assert hashed == [DIGEST]
-        assert len(healed) == 1
+        assert 1 <= len(hashed) <= 8
+        assert len(healed) == caplog.text.count("to be fetched again") == 1
         await until(lambda: not opened(store.path(DIGEST)))
         await store.aclose()
 
@@ -447,7 +457,14 @@ class TestHealing:
         await store.aclose()
 
     @pytest.mark.parametrize("kind", ["link", "dangling", "folder", "full folder", "pipe"])
-    async def test_what_is_no_file(self, store: BlobStore, tmp_path: Path, kind: str) -> None:
+    async def test_what_is_no_file(
+        self,
+        store: BlobStore,
+        healed: list[tuple[Digest, int]],
+        tmp_path: Path,
+        kind: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
         """It is never followed or waited for, it goes out of the way, and what it pointed at stays."""
         path = store.path(DIGEST)
         victim = tmp_path / "victim"
@@ -464,8 +481,10 @@ class TestHealing:
                 if kind == "full folder":
                     (path / "file").touch()
         async with asyncio.timeout(5):
-            assert await store.open(DIGEST) is None
-            assert await store.read(DIGEST, 1 << 20) is None
+            assert {*await asyncio.gather(store.open(DIGEST), store.open(DIGEST), store.read(DIGEST, 1 << 20))} == {
+                None
+            }
+        assert caplog.text.count("to be fetched again") == len(healed) == 1
         await store.put(DIGEST, DATA)
         assert read(await store.open(DIGEST, len(DATA))) == DATA
         assert victim.read_bytes() == DATA

@@ -1,0 +1,64 @@
+"""Reading ahead: fetch what a client will ask for next, while it is still busy with what it asked for.
+
+Clients take three to six layers of an image at a time, and pay a round trip for each. A client that pulled a manifest
+here and now asks for its first layer wants those after it too; one that has the base layers already asks first for what
+it lacks, so nothing is fetched that nobody wants. The config does not count as a first layer, since all clients ask for
+it; for the same reason it is fetched together with the manifest.
+"""
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from mirrorproxy.cache.memory import Recent
+from mirrorproxy.names import Descriptor, Digest, Repository
+from mirrorproxy.registry import Manifest
+
+_IMAGES = 512  # of which a manifest was served lately, and no layer since
+_FOREIGN = ("foreign", "nondistributable")  # in the media types of layers that registries do not hold
+
+
+class Mode(StrEnum):
+    """When to read ahead: at the first layer, at the manifest, never."""
+
+    AUTO = "auto"
+    ALL = "all"
+    OFF = "off"
+
+
+class Ahead:
+    """Calls `begin` with what a client will want soon, in the order in which it will."""
+
+    def __init__(self, mode: Mode, begin: Callable[[Repository, Iterable[Descriptor]], None]) -> None:
+        self._mode = mode
+        self._begin = begin
+        self._layers: Recent[tuple[Repository, Digest], tuple[Descriptor, ...]] = Recent(_IMAGES)
+        self._images: Recent[tuple[Repository, Digest], Digest] = Recent(_IMAGES * 16)
+
+    def served(self, repository: Repository, manifest: Manifest, *, new: bool) -> None:
+        """A client got this manifest; `new`: it was not here before."""
+        contents = manifest.contents
+        if self._mode is Mode.OFF or not contents.layers:
+            return
+        if new and contents.config is not None:
+            self._begin(repository, (contents.config,))
+        if self._mode is Mode.ALL:
+            self._begin(repository, _held(contents.layers))
+            return
+        image = manifest.descriptor.digest
+        self._layers.put((repository, image), contents.layers)
+        for layer in contents.layers:
+            self._images.put((repository, layer.digest), image)
+
+    def asked(self, repository: Repository, digest: Digest) -> None:
+        """A client wants this blob. The first layer of an image counts, once for each time its manifest was served."""
+        image = self._images.get((repository, digest))
+        if image is None or (layers := self._layers.drop((repository, image))) is None:
+            return
+        position = next(number for number, layer in enumerate(layers) if layer.digest == digest)
+        self._begin(repository, _held(layers[position + 1 :]))
+
+
+def _held(layers: Iterable[Descriptor]) -> list[Descriptor]:
+    """Those that a registry holds, each once."""
+    unique = {layer.digest: layer for layer in layers if not any(word in layer.media_type for word in _FOREIGN)}
+    return list(unique.values())

@@ -1,0 +1,106 @@
+"""Reading ahead: what is fetched before it is asked for, and what is not."""
+
+import asyncio
+import json
+from contextlib import aclosing
+
+import pytest
+
+from mirrorproxy.cache import Mode
+from mirrorproxy.errors import Unreachable
+from mirrorproxy.manifests import OCI_MANIFEST
+from mirrorproxy.names import Digest, Tag, repository
+from tests.cache.conftest import World
+
+ALPINE = repository("docker.io", "alpine")
+LATEST = Tag("latest")
+CONFIG = b'{"os": "linux"}'
+LAYERS = [f"layer {number}".encode() * 1000 for number in range(8)]
+
+
+def image(world: World, *, layer_type: str = "application/x-layer") -> None:
+    """Put an image of eight layers into the origin."""
+    for blob in (CONFIG, *LAYERS):
+        world.origin.put_blob(ALPINE, blob)
+    document = {
+        "schemaVersion": 2,
+        "config": {"mediaType": "application/x-config", "digest": Digest.of(CONFIG), "size": len(CONFIG)},
+        "layers": [{"mediaType": layer_type, "digest": Digest.of(layer), "size": len(layer)} for layer in LAYERS],
+    }
+    world.origin.put_manifest(ALPINE, json.dumps(document).encode(), OCI_MANIFEST, "latest")
+
+
+async def fetched(world: World) -> list[bytes]:
+    """The blobs that the origin was asked for, in order, when all is quiet."""
+    await asyncio.sleep(0.05)
+    await world.fills.drain(5)
+    by_digest = {str(Digest.of(blob)): blob for blob in (CONFIG, *LAYERS)}
+    asked, world.origin.asked = world.origin.asked, []
+    return [by_digest[line.split()[2]] for line in asked if line.startswith("blob ")]
+
+
+async def pull(world: World, mode: Mode, *wanted: bytes) -> list[bytes]:
+    """Pull the manifest and these blobs; what the origin was asked for."""
+    cached = world.again(prefetch=mode)
+    await cached.manifest(ALPINE, LATEST)
+    for blob in wanted:
+        async with aclosing(await cached.blob(ALPINE, Digest.of(blob))):
+            pass
+    return await fetched(world)
+
+
+async def test_the_first_layer_brings_those_after_it(world: World) -> None:
+    """In the order of the manifest; the config came with the manifest."""
+    image(world)
+    assert await pull(world, Mode.AUTO, LAYERS[0]) == [CONFIG, *LAYERS]
+
+
+async def test_a_manifest_alone_brings_no_layer(world: World) -> None:
+    """Nor does its config."""
+    image(world)
+    assert await pull(world, Mode.AUTO) == [CONFIG]
+    assert await pull(world, Mode.AUTO, CONFIG) == []
+
+
+async def test_a_client_with_the_base_layers_gets_no_base_layers(world: World) -> None:
+    """It begins with what it lacks: nothing before that is fetched."""
+    image(world)
+    assert await pull(world, Mode.AUTO, CONFIG, LAYERS[5]) == [CONFIG, *LAYERS[5:]]
+
+
+async def test_what_is_here_is_not_fetched_again(world: World) -> None:
+    """A hit on the first layer brings only what is missing after it."""
+    image(world)
+    await pull(world, Mode.OFF, CONFIG, LAYERS[0], LAYERS[2])
+    assert await pull(world, Mode.AUTO, LAYERS[0]) == [LAYERS[1], *LAYERS[3:]]
+
+
+async def test_once_for_each_time_the_manifest_is_served(world: World) -> None:
+    """The second layer that a client asks for begins nothing."""
+    image(world)
+    cached = world.again(prefetch=Mode.AUTO)
+    await cached.manifest(ALPINE, LATEST)
+    world.origin.fail("blob", Unreachable("nothing comes"))
+    for layer in (LAYERS[4], LAYERS[0]):
+        with pytest.raises(Unreachable):
+            await cached.blob(ALPINE, Digest.of(layer))
+    world.origin.fail("blob", None)
+    assert LAYERS[1] not in await fetched(world)
+
+
+async def test_all_begins_with_the_manifest(world: World) -> None:
+    """`prefetch: all`."""
+    image(world)
+    assert await pull(world, Mode.ALL) == [CONFIG, *LAYERS]
+
+
+async def test_off_is_off(world: World) -> None:
+    """`prefetch: off`."""
+    image(world)
+    assert await pull(world, Mode.OFF, LAYERS[0]) == [LAYERS[0]]
+
+
+async def test_layers_that_no_registry_holds_are_left_alone(world: World) -> None:
+    """Foreign layers come from elsewhere."""
+    image(world, layer_type="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+    assert await pull(world, Mode.ALL) == [CONFIG]
