@@ -81,7 +81,10 @@ def test_falsy_values_are_values() -> None:
     """A time of 0.0 or an empty answer is not "nothing there"."""
     recent = Recent[str, float](2)
     recent.put("a", 0.0)
+    recent.put("b", 1.0)
     assert recent.get("a") == 0.0
+    recent.put("c", 2.0)
+    assert recent.items() == [("a", 0.0), ("c", 2.0)]
     assert recent.drop("a") == 0.0
     assert recent.get("a") is None
 

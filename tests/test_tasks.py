@@ -298,7 +298,6 @@ async def test_the_key_is_free_when_the_work_ends(flight: SingleFlight[str, str]
 async def test_whoever_asks_after_the_end_gets_new_work(flight: SingleFlight[str, str]) -> None:
     """Also in the very round of the loop in which the work ended, before anyone heard of it."""
     over, second = asyncio.Event(), Work()
-    second.gate.set()
 
     async def first() -> str:
         over.set()  # wakes the late one, which then runs before the callbacks of this task
@@ -312,7 +311,11 @@ async def test_whoever_asks_after_the_end_gets_new_work(flight: SingleFlight[str
     waiting = tasks.start(late(), name="late")
     await settle()
     assert await flight.do("key", first) == ("old", False)
+    joining = tasks.start(flight.do("key", second), name="joining")  # the end of the first frees no key of the second
+    await settle()
+    second.gate.set()
     assert await waiting == ("result 1", False)
+    assert await joining == ("result 1", True)
     assert len(flight) == 0
 
 

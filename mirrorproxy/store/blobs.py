@@ -281,7 +281,9 @@ class BlobStore:
             except OSError as error:
                 if error.errno not in (errno.ELOOP, errno.ENXIO):
                     raise
-                raise _WrongError("a link or a socket", identity(path.lstat())) from error
+                with suppress(FileNotFoundError):  # somebody else was faster to remove it
+                    raise _WrongError("a link or a socket", identity(path.lstat())) from error
+                return None
             try:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
@@ -326,7 +328,8 @@ class BlobStore:
         except FileNotFoundError:
             return False
         if stat.S_ISDIR(found.st_mode):
-            final.rename(temporary(self._partial))
+            with suppress(FileNotFoundError):
+                final.rename(temporary(self._partial))
         return stat.S_ISREG(found.st_mode) and found.st_size == size
 
     def _unlink(self, digest: Digest, only: Identity | None) -> int:

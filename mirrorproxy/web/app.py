@@ -16,8 +16,8 @@ from mirrorproxy.names import Repository
 from mirrorproxy.registry import Kind, Registry, Result
 from mirrorproxy.web import errors, routes
 from mirrorproxy.web.access import AccessLog, Entry, RequestIds
+from mirrorproxy.web.client import ClientGone
 from mirrorproxy.web.probes import Probes, State, exposition
-from mirrorproxy.web.pump import ClientGone
 from mirrorproxy.web.routes import Names, Page, PageRoute, Push, Route
 from mirrorproxy.web.server import Server
 from mirrorproxy.web.stream import CLOSED, KEPT, Delivery, Reply

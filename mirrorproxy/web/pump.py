@@ -13,18 +13,11 @@ from concurrent.futures import Executor
 
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.registry import FileBlob
+from mirrorproxy.web.client import ClientGone, ClientStalled, Watch
 
 _BUFFER = memoryview(mmap.mmap(-1, 256 << 10))  # page-aligned; never held across a step
 _PAGE_IN = 1 << 20  # bytes that a thread brings into memory at a time
 _COLD = (errno.EAGAIN, errno.EOPNOTSUPP)  # not in memory; a file system (tmpfs) that cannot tell
-
-
-class ClientGone(Exception):
-    """The client closed its connection; nothing that needs to be told to anybody."""
-
-
-class ClientStalled(ClientGone):
-    """The client took nothing for too long."""
 
 
 def read_now(fd: int, size: int, offset: int) -> bytes | None:
@@ -75,9 +68,7 @@ class Pump:
         self._file = blob.fd
         self._stop = start  # up to where the file may be sent now
         self._warm = start  # up to where a thread has just read it
-        self._moved = 0.0  # when the client last took something
         self._turn: asyncio.Future[None] | None = None  # ends when it is no longer the client that is waited for
-        self._watch: asyncio.TimerHandle
 
     async def run(self) -> None:
         """Send it all. Raises what `blob.wait` raises, `CacheFailed` where the file fails, `ClientGone`."""
@@ -118,21 +109,19 @@ class Pump:
         except OSError as error:
             raise ClientGone("the client is gone") from error
         self.at += sent
-        self._moved = self._loop.time()
         if self.first_byte is None:
-            self.first_byte = self._moved
+            self.first_byte = self._loop.time()
         return self.at >= self._stop
 
     async def _while_writable(self) -> None:
         """Step whenever the socket has room, until a step says that there is something else to do."""
-        self._moved = self._loop.time()
         self._turn = turn = self._loop.create_future()
         self._loop.add_writer(self._socket, self._writable)
-        self._watch = self._loop.call_later(self._write_timeout, self._check)
+        watch = Watch(self._socket, self._write_timeout, lambda: self._end - self.at, self._stalled)
         try:
             await turn
         finally:
-            self._watch.cancel()
+            watch.cancel()
             self._loop.remove_writer(self._socket)
 
     def _writable(self) -> None:
@@ -145,12 +134,8 @@ class Pump:
         except (ClientGone, CacheFailed) as error:
             turn.set_exception(error)
 
-    def _check(self) -> None:
-        """Cut off a client that took nothing for `write_timeout`."""
-        idle = self._loop.time() - self._moved
-        if idle < self._write_timeout:
-            self._watch = self._loop.call_later(self._write_timeout - idle, self._check)
-        elif self._turn is not None and not self._turn.done():
+    def _stalled(self) -> None:
+        if self._turn is not None and not self._turn.done():
             self._turn.set_exception(ClientStalled(f"the client took nothing for {self._write_timeout:g} s"))
 
 

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import NamedTuple, cast
 
 from aiohttp import HttpVersion11, web
@@ -17,8 +18,9 @@ from aiohttp import HttpVersion11, web
 from mirrorproxy.errors import BadAnswer, CacheFailed
 from mirrorproxy.registry import Blob, FileBlob, Outcome
 from mirrorproxy.spans import Span
+from mirrorproxy.web.client import ClientGone, ClientStalled, Watch
 from mirrorproxy.web.head import head
-from mirrorproxy.web.pump import ClientGone, ClientStalled, Pump, page_in, read_now
+from mirrorproxy.web.pump import Pump, page_in, read_now
 
 _PIECE = 64 << 10  # bytes handed to a transport at a time; 256 KiB is no faster over TLS and takes 4 times the memory
 _BODILESS = frozenset({204, 304})
@@ -72,7 +74,6 @@ class Reply:
         self._delivery = delivery
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._watcher: asyncio.TimerHandle
         self._chunked = False
         self._delimited = True  # by a length or by chunks; not by the connection's end
 
@@ -167,8 +168,9 @@ class Reply:
     async def _from_file(self, transport: asyncio.Transport, file: FileBlob, start: int, end: int | None) -> None:
         """Send the file's bytes. Raises `CacheFailed` where it can serve no more; what went out is counted."""
         if end is None or self.request.protocol.ssl_context:
-            async for piece in _pieces(file, start, end, self._delivery.pages):
-                await self._piece(transport, piece)
+            async with aclosing(_pieces(file, start, end, self._delivery.pages)) as pieces:
+                async for piece in pieces:
+                    await self._piece(transport, piece)
             return
         if transport.get_write_buffer_size():
             transport.set_write_buffer_limits(0)  # the head has to be gone: the pump writes past the transport
@@ -217,20 +219,15 @@ class Reply:
 
     async def _drained(self, transport: asyncio.Transport) -> None:
         """Wait until the transport takes more. A client that takes nothing for `write_timeout` is cut off."""
-        self._watch(transport, None)
+        descriptor = transport.get_extra_info("socket").fileno()
+        seconds = self._delivery.write_timeout
+        watch = Watch(descriptor, seconds, transport.get_write_buffer_size, lambda: self.abort(reset=True))
         try:
             await self.request.writer.drain()
         except ConnectionError as error:
             raise ClientGone("the client is gone") from error
         finally:
-            self._watcher.cancel()
-
-    def _watch(self, transport: asyncio.Transport, before: int | None) -> None:
-        left = transport.get_write_buffer_size()
-        if before is None or left < before:
-            self._watcher = self._loop.call_later(self._delivery.write_timeout, self._watch, transport, left)
-        else:
-            self.abort(reset=True)
+            watch.cancel()
 
 
 def _at_hand(file: FileBlob, start: int, end: int) -> bytes | None:

@@ -1,13 +1,13 @@
 """Reading ahead: what is fetched before it is asked for, and what is not."""
 
-import asyncio
 import json
 from contextlib import aclosing
 
 import pytest
 
-from mirrorproxy.cache import Mode
+from mirrorproxy.cache import Cached, Mode
 from mirrorproxy.errors import Unreachable
+from mirrorproxy.fill import Terms
 from mirrorproxy.manifests import OCI_MANIFEST
 from mirrorproxy.names import Digest, Tag, repository
 from tests.cache.conftest import World
@@ -19,7 +19,8 @@ LAYERS = [f"layer {number}".encode() * 1000 for number in range(8)]
 
 
 def image(world: World, *, layer_type: str = "application/x-layer") -> None:
-    """Put an image of eight layers into the origin."""
+    """Put an image of eight layers into the origin, from which one blob comes at a time: so the order can be seen."""
+    world.fills.use(Terms(budget=2, max_active=1))
     for blob in (CONFIG, *LAYERS):
         world.origin.put_blob(ALPINE, blob)
     document = {
@@ -30,9 +31,9 @@ def image(world: World, *, layer_type: str = "application/x-layer") -> None:
     world.origin.put_manifest(ALPINE, json.dumps(document).encode(), OCI_MANIFEST, "latest")
 
 
-async def fetched(world: World) -> list[bytes]:
+async def fetched(world: World, cached: Cached) -> list[bytes]:
     """The blobs that the origin was asked for, in order, when all is quiet."""
-    await asyncio.sleep(0.05)
+    await cached._tasks.ended()
     await world.fills.drain(5)
     by_digest = {str(Digest.of(blob)): blob for blob in (CONFIG, *LAYERS)}
     asked, world.origin.asked = world.origin.asked, []
@@ -46,7 +47,7 @@ async def pull(world: World, mode: Mode, *wanted: bytes) -> list[bytes]:
     for blob in wanted:
         async with aclosing(await cached.blob(ALPINE, Digest.of(blob))):
             pass
-    return await fetched(world)
+    return await fetched(world, cached)
 
 
 async def test_the_first_layer_brings_those_after_it(world: World) -> None:
@@ -85,7 +86,7 @@ async def test_once_for_each_time_the_manifest_is_served(world: World) -> None:
         with pytest.raises(Unreachable):
             await cached.blob(ALPINE, Digest.of(layer))
     world.origin.fail("blob", None)
-    assert LAYERS[1] not in await fetched(world)
+    assert LAYERS[1] not in await fetched(world, cached)
 
 
 async def test_all_begins_with_the_manifest(world: World) -> None:

@@ -30,9 +30,11 @@ class TestShow:
             write("""
 server: {listen: ["unix:/s", "[::1]:1"], workers: auto, grace: 1h30m, tls: {cert: a, key: b}}
 cache: {max_size: 12.5%, min_free: 1500}
+fills: {abandoned: {linger: 90s}}
+partials: {keep: 36h}
 upstreams:
   docker.io: {credentials: {username: "null", password_file: secret}, repositories: ["**"], token_realms: a.io}
-  ghcr.io: {credentials: docker-config, proxy: http://p:1}
+  ghcr.io: {credentials: docker-config, proxy: http://p:1, max_connections: 2, min_rate: 1500B/s, prefetch: off}
   quay.io: {credentials: {username: 'no', password_env: P}}
 """),
             HOME | {"P": "hunter2"},
@@ -65,7 +67,8 @@ class TestChanges:
         """All else is taken over, key by key; upstreams by their names."""
         old = self._load('{"docker.io": {}, "ghcr.io": {}}')
         new = self._load(
-            '{"docker.io": {"tag_ttl": "1h", "credentials": {"username": "u", "password": "p"}}, "quay.io": {}}',
+            '{"docker.io": {"tag_ttl": "1h", "credentials": {"username": "u", "password": "p"}, "max_connections": 3},'
+            ' "quay.io": {}}',
             {
                 "MIRRORPROXY__SERVER__LISTEN": "127.0.0.1:1",
                 "MIRRORPROXY__SERVER__WORKERS": "2",
@@ -74,6 +77,8 @@ class TestChanges:
                 "MIRRORPROXY__SERVER__TLS__KEY": "k",
                 "MIRRORPROXY__CACHE__DIRECTORY": "/c",
                 "MIRRORPROXY__CACHE__MAX_SIZE": "80%",
+                "MIRRORPROXY__FILLS__ABANDONED": "stop",
+                "MIRRORPROXY__PARTIALS__KEEP": "1d",
                 "MIRRORPROXY__LOG__LEVEL": "debug",
             },
         )
@@ -84,8 +89,13 @@ class TestChanges:
             "cache.max_size",
             "upstreams.docker.io.credentials",
             "upstreams.docker.io.tag_ttl",
+            "upstreams.docker.io.max_connections",
+            "upstreams.docker.io.connections",
+            "upstreams.docker.io.max_fills",
             "upstreams.ghcr.io",
             "upstreams.quay.io",
+            "fills.abandoned",
+            "partials.keep",
             "log.level",
         ]
 

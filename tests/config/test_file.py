@@ -8,6 +8,7 @@ from pydantic import SecretStr, ValidationError
 from mirrorproxy.config import (
     ConfigError,
     CredentialsSettings,
+    Linger,
     ListenAddress,
     Overrides,
     load,
@@ -37,10 +38,14 @@ class TestDefaults:
         assert settings.cache.min_free == 5 * 2**30
         assert (settings.server.grace, settings.server.write_timeout) == (30.0, 60.0)
         assert (settings.fills.budget, settings.fills.max_active) == (600.0, 64)
+        assert (settings.fills.abandoned, settings.fills.abandoned_after) == ("finish", None)
+        assert settings.partials.keep == 7 * 86_400
         assert (settings.log.level, settings.log.format, settings.log.access) == ("info", "auto", True)
         hub = settings.upstreams["docker.io"]
         assert (hub.tag_ttl, hub.negative_ttl, hub.max_connections) == (300.0, 10.0, 32)
         assert (hub.connect_timeout, hub.idle_timeout, hub.header_timeout, hub.revalidate_timeout) == (10, 30, 30, 5)
+        assert (hub.connections, hub.parallel_from, hub.max_fills) == (4, 16 * 2**20, 16)
+        assert (hub.min_rate, hub.prefetch) == (0, "auto")
         assert (hub.credentials, hub.proxy, hub.ca_file, hub.repositories, hub.token_realms) == (
             None,
             None,
@@ -116,8 +121,14 @@ upstreams:
     header_timeout: 3s
     revalidate_timeout: 400ms
     max_connections: 5
+    connections: 3
+    parallel_from: 8MB
+    min_rate: 10kB/s
+    max_fills: 2
+    prefetch: off
   ghcr.io:
-fills: {budget: 1h, max_active: 7}
+fills: {budget: 1h, max_active: 7, abandoned: {linger: 1m30s}}
+partials: {keep: 12h}
 log: {level: debug, format: json, access: off}
 """),
             HOME,
@@ -149,9 +160,13 @@ log: {level: debug, format: json, access: off}
             "http://127.0.0.1:9",
         )
         assert (upstream.connect_timeout, upstream.idle_timeout, upstream.header_timeout) == (1, 2, 3)
-        assert upstream.max_connections == 5
+        assert (upstream.max_connections, upstream.connections, upstream.max_fills) == (5, 3, 2)
+        assert (upstream.parallel_from, upstream.min_rate) == (8_000_000, 10_000)
+        assert upstream.prefetch == "off"
         assert settings.upstreams["ghcr.io"].endpoints == ("https://ghcr.io",)
         assert (settings.fills.budget, settings.fills.max_active) == (3600, 7)
+        assert (settings.fills.abandoned, settings.fills.abandoned_after) == (Linger(90.0), 90.0)
+        assert settings.partials.keep == 12 * 3600
         assert (settings.log.level, settings.log.format, settings.log.access) == ("debug", "json", False)
 
     def test_scalars_keep_the_text_they_were_written_as(self, write: Write) -> None:

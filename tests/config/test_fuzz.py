@@ -47,6 +47,9 @@ class TestAnything:
                 "/",
                 "~/x",
                 "unix:/x",
+                "10kB/s",
+                "stop",
+                "linger: 5m",
             ]
         )
     )
@@ -70,6 +73,15 @@ class TestAnything:
             "tag_ttl",
             "proxy",
             "token_realms",
+            "linger",
+            "max_connections",
+            "connections",
+            "parallel_from",
+            "min_rate",
+            "max_fills",
+            "prefetch",
+            "idle_timeout",
+            "header_timeout",
         ]
     )
     _values = st.recursive(

@@ -75,7 +75,7 @@ fills: 5
             ),
             "config.yaml:21: log.level: 'INFO' is not known here; did you mean info?",
             "config.yaml:21: log.access: 'maybe' is neither true nor false",
-            "config.yaml:22: fills: must be a mapping of budget, max_active",
+            "config.yaml:22: fills: must be a mapping of budget, max_active, abandoned",
         ]
 
     def test_one_mistake_does_not_hide_how_settings_fit_together(self, write: Write) -> None:
@@ -185,6 +185,57 @@ upstreams:
             (
                 "fills: {max_active: ten}",
                 "1: fills.max_active: 'ten' is not a whole number; write a number from 1 to 10000",
+            ),
+            (
+                "fills: {abandoned: leave}",
+                "1: fills.abandoned: 'leave' is not known here; write finish, stop or {linger: 60s}",
+            ),
+            (
+                "fills: {abandoned: '{linger: 60s'}",
+                "1: fills.abandoned: '{linger: 60s' is not known here; write finish, stop or {linger: 60s}",
+            ),
+            ("fills: {abandoned: {linger: 5m, stop: 1m}}", None),
+            ("fills: {abandoned: {lingre: 5m}}", "1: fills.abandoned: must be finish, stop or {linger: 60s}"),
+            ("fills: {abandoned: {linger: }}", "1: fills.abandoned: must be finish, stop or {linger: 60s}"),
+            (
+                "fills: {abandoned: {linger: 60}}",
+                "1: fills.abandoned: '60' has no unit; write 60s for seconds or 60m for minutes",
+            ),
+            (
+                "fills: {abandoned: linger 0s}",
+                "1: fills.abandoned: to linger for 0s is to stop; write stop, or a longer time",
+            ),
+            ("fills: {abandoned: [stop]}", "1: fills.abandoned: must be a single value, not a list"),
+            ("partials: {keep: 0s}", "1: partials.keep: must be longer than 0s"),
+            ("partials: 7d", "1: partials: must be a mapping of keep"),
+            ("upstreams: {a.io: {connections: 0}}", None),
+            (
+                "upstreams: {a.io: {connections: 17}}",
+                "1: upstreams.a.io.connections: 17 is out of range; write a number from 1 to 16",
+            ),
+            (
+                "upstreams: {a.io: {max_fills: many}}",
+                "1: upstreams.a.io.max_fills: 'many' is not a whole number; write a number from 1 to 10000",
+            ),
+            (
+                "upstreams: {a.io: {parallel_from: 1023KiB}}",
+                "1: upstreams.a.io.parallel_from: 1023KiB is too small to share; write 1MiB or more",
+            ),
+            ("upstreams: {a.io: {parallel_from: 80%}}", None),
+            (
+                "upstreams: {a.io: {min_rate: 10kB}}",
+                "1: upstreams.a.io.min_rate: '10kB' is not a rate; write bytes per second as 50MB/s or 4MiB/s",
+            ),
+            (
+                "upstreams: {a.io: {min_rate: 1GiB/s}}",
+                (
+                    "1: upstreams.a.io.min_rate: 1GiB/s is more than a connection brings, so that each would be made "
+                    "anew for ever; write 1GB/s or less, or 0 for none"
+                ),
+            ),
+            (
+                "upstreams: {a.io: {prefetch: yes}}",
+                "1: upstreams.a.io.prefetch: 'yes' is not known here; write auto, all or off",
             ),
             ("log: {format: xml}", "1: log.format: 'xml' is not known here; write auto, json or text"),
             ("[a, b]", "1: must be a mapping of settings, such as `cache: {max_size: 50GiB}`"),

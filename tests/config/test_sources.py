@@ -33,7 +33,8 @@ class TestEnvironment:
             for name in (
                 *("SERVER__LISTEN", "SERVER__TLS__CERT", "SERVER__TLS__KEY", "SERVER__WORKERS", "SERVER__GRACE"),
                 *("SERVER__WRITE_TIMEOUT", "CACHE__DIRECTORY", "CACHE__MAX_SIZE", "CACHE__MIN_FREE", "UPSTREAMS"),
-                *("FILLS__BUDGET", "FILLS__MAX_ACTIVE", "LOG__LEVEL", "LOG__FORMAT", "LOG__ACCESS"),
+                *("FILLS__BUDGET", "FILLS__MAX_ACTIVE", "FILLS__ABANDONED", "PARTIALS__KEEP"),
+                *("LOG__LEVEL", "LOG__FORMAT", "LOG__ACCESS"),
             )
         }
 
@@ -42,6 +43,23 @@ class TestEnvironment:
         """An IPv6 address begins like JSON, and is none."""
         listen = load(None, HOME | {"MIRRORPROXY__SERVER__LISTEN": text}).settings.server.listen
         assert [str(address) for address in listen] == ["[::1]:5000", "unix:/s"]
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            ("finish", None),
+            ("stop", 0.0),
+            *((text, 60.0) for text in ("linger: 60s", "linger:60s", "linger 1m", "{linger: 60s}", "{ linger: 60s }")),
+        ],
+    )
+    def test_what_becomes_of_abandoned_downloads_is_one_value(
+        self, write: Write, text: str, seconds: float | None
+    ) -> None:
+        """In the file a word or a mapping, in a variable its text, with and without braces."""
+        path = write("fills: {abandoned: {linger: 5s}}")
+        assert load(path, HOME).settings.fills.abandoned_after == 5.0
+        environ = HOME | {"MIRRORPROXY__FILLS__ABANDONED": text}
+        assert load(path, environ).settings.fills.abandoned_after == seconds
 
     def test_upstreams_are_json_and_replace_those_of_the_file(self, write: Write) -> None:
         """Numbers, booleans and null mean what they mean in the file."""

@@ -75,9 +75,12 @@ class Growth:
 
 
 class StreamBlob:
-    """A blob that can only be read chunk by chunk."""
+    """A blob that can only be read chunk by chunk, and has no other bytes than those from `first` to `last`."""
 
-    def __init__(self, growth: Growth, outcome: Outcome, opened: Counter[str], first: int = 0) -> None:
+    def __init__(
+        self, growth: Growth, outcome: Outcome, opened: Counter[str], first: int = 0, last: int | None = None
+    ) -> None:
+        self._last = last
         self.digest, self.size, self.outcome, self.first = growth.digest, growth.size, outcome, first
         self._growth = growth
         self._opened = opened
@@ -88,6 +91,8 @@ class StreamBlob:
         """The bytes, as they come."""
         self._opened["chunks"] += 1
         growth = self._growth
+        assert start >= self.first, "these bytes were not asked for"
+        assert self._last is None or (end is not None and end <= self._last), "so many bytes were not asked for"
         while end is None or start < end:
             stop = min(growth.available, start + _CHUNK, growth.available if end is None else end)
             if stop > start:
@@ -152,8 +157,12 @@ class MemoryRegistry:
         descriptor = Descriptor(media_type, digest, len(body))
         self._manifests[repository, digest] = Manifest(descriptor, body, contents)
         for tag in tags:
-            self._tags[repository, Tag(tag)] = digest
+            self.tag(repository, tag, digest)
         return digest
+
+    def tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        """Let a tag name a manifest."""
+        self._tags[repository, Tag(tag)] = digest
 
     def put_blob(self, repository: Repository, data: bytes) -> Digest:
         """Put in a whole blob."""
@@ -209,7 +218,8 @@ class MemoryRegistry:
         await self._asked("blob", f"{repository} {digest} {start}-{'' if end is None else end}")
         growth = self._blob(repository, digest)
         if self.blobs_are == "stream":
-            return StreamBlob(growth, self.outcome, self.opened, first=start if start < len(growth.data) else 0)
+            first, last = (start, end) if start < len(growth.data) else (0, None)
+            return StreamBlob(growth, self.outcome, self.opened, first, last)
         return MemoryFileBlob(growth, self.outcome, self.opened)
 
     async def tags(self, repository: Repository, query: str = "") -> Listing:

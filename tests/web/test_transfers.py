@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import random
 import resource
 import socket
@@ -63,6 +64,21 @@ async def test_pipelined_requests(served: Served) -> None:
         for start in (0, 1_000_000, 2_900_000):
             assert (await wire.answer()).body == DATA[start:]
         assert (await wire.answer()).body == b"{}"
+
+
+async def test_what_is_buffered_goes_out_before_a_file(served: Served) -> None:
+    """A list is still on its way to a slow client when the next response begins, which goes round the buffer."""
+    served.registry.put_blob(REPOSITORY, DATA)
+    for number in range(50_000):
+        served.registry.tag(REPOSITORY, f"{number:0100}", DIGEST)
+    async with connect(served.port, served.tls, limit=1000) as wire:
+        for _ in range(3):
+            wire.send("/v2/a/tags/list")
+            wire.send(TARGET, headers={"Range": "bytes=0-2000000"})
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            assert len(json.loads((await wire.answer()).body)["tags"]) == 50_000
+            assert (await wire.answer()).body == DATA[:2_000_001]
 
 
 async def test_the_head_goes_out_before_the_first_byte_is_there(served: Served) -> None:
