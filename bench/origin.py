@@ -1,8 +1,8 @@
-"""The registry upstream of the caches: generated images from memory, over plain sockets, at any speed, counted.
+"""The registry upstream of the caches: generated images from memory, over plain sockets, counted.
 
 It is one for both caches, so that neither gains from its upstream. A thread a connection and `sendall` of whole
 megabytes (which gives up the GIL) reach 3 GB/s, beyond what either cache takes in, and 25,000 manifests/s, which is ten
-times what a docker-registry in its place answers.
+times what a docker-registry in its place answers. Any network can be put before it.
 """
 
 import contextlib
@@ -11,24 +11,18 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from bench import Failure
+from bench.network import Network, Way
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 REPOSITORY = "library/bench"
-
-_WHOLE = 1 << 20
-_SHAPED = 64 << 10
-"""Bytes given to the socket at once: large where nothing holds them back, small where a link is imitated."""
-_CREDIT = 0.005
-"""Seconds that a late wake-up may be made good for (what the interpreter's switch interval can cost)."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +50,11 @@ class Blob:
 
 @dataclass(frozen=True)
 class Image:
-    """A manifest of about a kilobyte, its tag, and its layers in the order of the sizes asked for."""
+    """A manifest of a kilobyte or two, its tag, its config, and its layers in the order of the sizes asked for."""
 
     tag: str
     manifest: bytes
+    config: Blob
     layers: tuple[Blob, ...]
 
     @property
@@ -86,29 +81,12 @@ class Served:
     sent: int = 0
 
 
-class Link:
-    """A link of `rate` bytes/s, as a clock: each piece reserves the next stretch of it and leaves when that is over."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._free = 0.0
-        self._lock = threading.Lock()
-
-    def reserve(self, size: int) -> float:
-        """Seconds to wait before `size` bytes may leave."""
-        with self._lock:
-            now = time.monotonic()
-            self._free = max(self._free, now - _CREDIT) + size / self._rate
-            return self._free - now
-
-
 @dataclass
 class Origin:
-    """The server. `total` is the link that all transfers share, `each` the bytes/s of every one; None: unshaped."""
+    """The server, for blobs of up to `largest` bytes. `requests` counts all that it was asked, HEAD included."""
 
     largest: int
-    total: Link | None = None
-    each: float | None = None
+    requests: int = 0
     _manifests: dict[str, Image] = field(default_factory=dict)
     _blobs: dict[str, Blob] = field(default_factory=dict)
     _served: dict[str, Served] = field(default_factory=dict)
@@ -117,7 +95,9 @@ class Origin:
         self._shared = memoryview(os.urandom(self.largest))
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
-        self._sending = 0
+        self._busy = 0
+        self._network = Network()
+        self._connections: set[socket.socket] = set()
         self._closing = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.host, self.port = self._listener.getsockname()[:2]
@@ -131,6 +111,19 @@ class Origin:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    @contextlib.contextmanager
+    def through(self, network: Network) -> Iterator[None]:
+        """Be reached through `network` meanwhile.
+
+        It begins and ends with no connection at all: one that a cache kept from before would save it the time that
+        another has to take, and know nothing of the network.
+        """
+        self._change(network)
+        try:
+            yield
+        finally:
+            self._change(Network())
+
     def add(self, tag: str, sizes: list[int]) -> Image:
         """A new image of layers that no cache can have yet."""
         layers = tuple(self._blob(size) for size in sizes)
@@ -142,7 +135,7 @@ class Origin:
             "layers": [{"mediaType": LAYER_TYPE, "digest": blob.digest, "size": blob.size} for blob in layers],
             "annotations": {"org.opencontainers.image.description": "generated for a benchmark"},
         }
-        image = Image(tag, json.dumps(manifest, indent=2).encode(), layers)
+        image = Image(tag, json.dumps(manifest, indent=2).encode(), config, layers)
         with self._lock:
             self._manifests[image.tag] = self._manifests[image.digest] = image
         return image
@@ -154,12 +147,12 @@ class Origin:
             return Served(now.gets, now.sent)
 
     def wait_idle(self, seconds: float) -> None:
-        """Return once no content is being sent (a cache may go on filling after its client has everything).
+        """Return once no request is being answered (a cache may go on filling after its client has everything).
 
         Raises Failure when that takes longer than `seconds`.
         """
         with self._quiet:
-            if not self._quiet.wait_for(lambda: self._sending == 0, seconds):
+            if not self._quiet.wait_for(lambda: self._busy == 0, seconds):
                 raise Failure(f"the origin is still sending after {seconds:.0f} s: a cache does not finish its fill")
 
     def _blob(self, size: int) -> Blob:
@@ -173,6 +166,13 @@ class Origin:
             self._served[blob.digest] = Served()
         return blob
 
+    def _change(self, network: Network) -> None:
+        with self._lock:
+            self._network = network
+            for connection in self._connections:
+                with contextlib.suppress(OSError):  # closed from the other side in this moment
+                    connection.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         while not self._closing.is_set():
             try:
@@ -180,27 +180,52 @@ class Origin:
             except OSError:
                 return  # closed
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._connection, args=(connection,), daemon=True).start()
+            with self._lock:
+                self._connections.add(connection)
+                way = Way(self._network, self._closing.wait)
+            threading.Thread(target=self._connection, args=(connection, way), daemon=True).start()
 
-    def _connection(self, connection: socket.socket) -> None:
-        # A client that goes away in the middle is the caches' right, and shows in what they delivered.
-        with connection, connection.makefile("rb") as stream, contextlib.suppress(ConnectionError):
-            while request := _read_request(stream):
-                self._answer(connection, *request)
+    def _connection(self, connection: socket.socket, way: Way) -> None:
+        try:
+            # A client that goes away in the middle is the caches' right, and shows in what they delivered.
+            with connection, connection.makefile("rb") as stream, contextlib.suppress(ConnectionError):
+                while not way.over and (request := _read_request(stream)):
+                    self._answer(connection, way, *request)
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
 
-    def _answer(self, connection: socket.socket, method: str, path: str, headers: dict[str, str]) -> None:
-        kind, _, name = path.removeprefix(f"/v2/{REPOSITORY}/").partition("/")
-        if path == "/v2/":
+    def _answer(
+        self, connection: socket.socket, way: Way, method: str, target: str, headers: dict[str, str]
+    ) -> None:
+        with self._lock:
+            self.requests += 1
+            self._busy += 1
+        try:
+            if way.turn():
+                self._send_answer(connection, way, method, target, headers)
+        finally:
+            with self._quiet:
+                self._busy -= 1
+                self._quiet.notify_all()
+
+    def _send_answer(
+        self, connection: socket.socket, way: Way, method: str, target: str, headers: dict[str, str]
+    ) -> None:
+        kind, _, name = target.removeprefix(f"/v2/{REPOSITORY}/").partition("/")
+        if target == "/v2/":
             _send(connection, method, 200, "application/json", b"{}")
         elif kind == "manifests" and (image := self._manifests.get(name)):
             _send(connection, method, 200, MANIFEST_TYPE, image.manifest, image.digest)
         elif kind == "blobs" and (blob := self._blobs.get(name)):
-            self._send_blob(connection, method, blob, headers.get("range"))
+            self._send_blob(connection, way, method, blob, headers.get("range"))
         else:
             body = b'{"errors":[{"code":"NAME_UNKNOWN","message":"the benchmark has no such thing","detail":null}]}'
             _send(connection, method, 404, "application/json", body)
 
-    def _send_blob(self, connection: socket.socket, method: str, blob: Blob, wanted: str | None) -> None:
+    def _send_blob(
+        self, connection: socket.socket, way: Way, method: str, blob: Blob, wanted: str | None
+    ) -> None:
         start, end = _range(wanted, blob.size)
         partial = f"Content-Range: bytes {start}-{end - 1}/{blob.size}\r\n" if wanted else ""
         status = 206 if wanted else 200
@@ -214,23 +239,15 @@ class Origin:
         served = self._served[blob.digest]
         with self._lock:
             served.gets += 1
-            self._sending += 1
-        try:
-            self._send_content(connection, blob, start, end, served)
-        finally:
-            with self._quiet:
-                self._sending -= 1
-                self._quiet.notify_all()
-
-    def _send_content(self, connection: socket.socket, blob: Blob, start: int, end: int, served: Served) -> None:
-        links = [link for link in (self.total, Link(self.each) if self.each else None) if link]
-        for piece in blob.pieces(start, end, _SHAPED if links else _WHOLE):
-            wait = max((link.reserve(len(piece)) for link in links), default=0.0)
-            if wait > 0 and self._closing.wait(wait):
+        for piece in blob.pieces(start, end, way.step):
+            left = memoryview(piece)[: way.admit(len(piece))]
+            while left:
+                taken = connection.send(left)
+                left = left[taken:]
+                with self._lock:
+                    served.sent += taken  # it is on its way now, whether anybody reads it or not
+            if way.over or self._closing.is_set():
                 return
-            connection.sendall(piece)
-            with self._lock:
-                served.sent += len(piece)
 
 
 def _sha256(content: bytes) -> str:

@@ -8,7 +8,8 @@ from itertools import count
 from bench import Failure
 from bench.load import crowd, download, wrk
 from bench.memory import processor_seconds
-from bench.origin import Image, Link, Origin
+from bench.network import Link, Network
+from bench.origin import Image, Origin
 from bench.peers import Server
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -148,13 +149,10 @@ def _cold_blob(name: str, title: str, size: int, clients: int, rate: float | Non
         image = stage.origin.add(f"cold-{next(stage.cold)}", [size])
         blob = image.layers[0]
         _check(server, image.by_tag, len(image.manifest), image.digest)  # a client comes by the manifest
-        stage.origin.total = Link(rate) if rate else None
-        try:
+        with stage.origin.through(Network(Link(rate) if rate else None)):
             # Without a cache the crowd would only show the link's width: one client is the reference.
             transfers = crowd(server.host, server.port, blob.path, size, 1 if server.name == DIRECT else clients)
             stage.origin.wait_idle(_FINISH)
-        finally:
-            stage.origin.total = None
         if wrong := [one.digest for one in transfers if one.digest != blob.digest]:
             raise Failure(f"{name}: {len(wrong)} of {clients} clients got {wrong[0]}, not {blob.digest}")
         served = stage.origin.served(blob)

@@ -39,10 +39,12 @@ class Ahead:
         contents = manifest.contents
         if self._mode is Mode.OFF or not contents.layers:
             return
-        if new and contents.config is not None:
-            self._begin(repository, (contents.config,))
+        now = [contents.config] if new and contents.config is not None else []
         if self._mode is Mode.ALL:
-            self._begin(repository, _held(contents.layers))
+            now += _held(contents.layers)
+        if now:
+            self._begin(repository, now)
+        if self._mode is Mode.ALL:
             return
         image = manifest.descriptor.digest
         self._layers.put((repository, image), contents.layers)

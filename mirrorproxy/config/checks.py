@@ -105,14 +105,13 @@ def _check_budget(tree: Tree, settings: Settings, name: str, upstream: UpstreamS
 
 
 def _warn_of_long_timeouts(tree: Tree, name: str, upstream: UpstreamSettings) -> None:
-    header = ("upstreams", name, "header_timeout")
     for timeout, why in (
         ("connect_timeout", ", in which connecting counts"),
         ("revalidate_timeout", ": while upstream hangs, clients wait that long for what is here"),
     ):
         key = ("upstreams", name, timeout)
         seconds: float = getattr(upstream, timeout)
-        if seconds > upstream.header_timeout and tree.get(key) is not None and not tree.is_wrong(header):
+        if seconds > upstream.header_timeout and tree.get(key) is not None:
             limit = format_duration(upstream.header_timeout)
             tree.warning(key, f"{format_duration(seconds)} is longer than header_timeout ({limit}){why}; lower it")
 

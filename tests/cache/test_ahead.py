@@ -53,7 +53,9 @@ async def pull(world: World, mode: Mode, *wanted: bytes) -> list[bytes]:
 async def test_the_first_layer_brings_those_after_it(world: World) -> None:
     """In the order of the manifest; the config came with the manifest."""
     image(world)
-    assert await pull(world, Mode.AUTO, LAYERS[0]) == [CONFIG, *LAYERS]
+    asked = await pull(world, Mode.AUTO, LAYERS[0])
+    asked.remove(CONFIG)
+    assert asked == LAYERS
 
 
 async def test_a_manifest_alone_brings_no_layer(world: World) -> None:
