@@ -15,25 +15,52 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import Failure
+from bench import Failure, hostile, rows
 from bench.memory import Peaks
 from bench.origin import Origin
 from bench.peers import Server, require_tools, start, versions
-from bench.rows import ALL, BARS, DIRECT, GIB, LARGE, LAYERS, MEMORY, MIB, ROWS, Row, Stage, make_warm
+from bench.rows import ALL, DIRECT, GIB, LARGE, LAYERS, MEMORY, MIB, Row, Stage, Unable, make_warm
 
+ROWS = (*rows.ROWS, *hostile.ROWS)
+BARS = (*rows.BARS, *hostile.BARS)
 COLUMNS = (*ALL, DIRECT)
 _SPACE = 12 * GIB
 """Both caches keep about 2 GiB of three rounds, and mirrorproxy keeps 5 GiB free by default."""
 
-Samples = dict[str, dict[str, list[float]]]
 Medians = dict[str, dict[str, float]]
 
 
-def run(rows: list[Row], names: list[str], rounds: int, seconds: int, parent: str | None) -> Samples:
-    """Every row's figures, by figure and server, a value a round. Servers are measured in turn, the others are idle."""
-    samples: Samples = defaultdict(lambda: defaultdict(list))
+@dataclass
+class Result:
+    """By figure and server: a value a round, and the word for a server that was unable; and why it was, in lines."""
+
+    samples: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    unable: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    reasons: list[str] = field(default_factory=list)
+
+    def medians(self) -> Medians:
+        """Those of the samples."""
+        return {key: {name: statistics.median(taken) for name, taken in by.items()} for key, by in self.samples.items()}
+
+    def take(self, row: Row, stage: Stage, server: Server) -> None:
+        """Measure, unless the server was unable before."""
+        if server.name in self.unable[row.name]:
+            return
+        try:
+            for key, value in row.measure(stage, server).items():
+                self.samples[key][server.name].append(value)
+        except Unable as unable:
+            for figure in row.figures:
+                self.unable[figure.key][server.name] = unable.cell if figure is row.figures[0] else "-"
+            self.reasons.append(f"{row.name}, {server.name}: {unable}")
+
+
+def run(measured: list[Row], names: list[str], rounds: int, seconds: int, parent: str | None) -> Result:
+    """Every row, in every round. Servers are measured in turn, while the others are idle."""
+    result = Result()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mirrorproxy-bench-", dir=parent)))
         folder.chmod(0o755)
@@ -48,17 +75,17 @@ def run(rows: list[Row], names: list[str], rounds: int, seconds: int, parent: st
         os.sync()
         direct = Server(DIRECT, origin.host, origin.port, os.getpid(), folder)
         for number in range(rounds):
-            for row in rows:
+            for row in measured:
                 turn = [server for server in (*servers, direct) if server.name in row.servers]
                 for server in turn[number % len(turn) :] + turn[: number % len(turn)]:
-                    _say(f"round {number + 1} of {rounds}: {row.name}, {server.name}")
-                    server.empty_logs()
-                    for figure, value in row.measure(stage, server).items():
-                        samples[figure][server.name].append(value)
+                    if not (number and server.name in row.once):
+                        _say(f"round {number + 1} of {rounds}: {row.name}, {server.name}")
+                        server.empty_logs()
+                        result.take(row, stage, server)
         peaks.close()
         for name, peak in peaks.bytes.items():
-            samples[MEMORY.key][name].append(peak / MIB)
-    return samples
+            result.samples[MEMORY.key][name].append(peak / MIB)
+    return result
 
 
 def _start(stack: contextlib.ExitStack, stage: Stage, name: str, folder: Path) -> Server:
@@ -67,13 +94,14 @@ def _start(stack: contextlib.ExitStack, stage: Stage, name: str, folder: Path) -
     return stack.enter_context(start(name, folder, stage.origin, stage.image))
 
 
-def table(rows: list[Row], medians: Medians) -> str:
+def table(measured: list[Row], result: Result) -> str:
     """A line a figure: each server's median, and mirrorproxy's divided by each of the others'."""
-    others = COLUMNS[1:]
+    others, medians = COLUMNS[1:], result.medians()
     lines = [["", "", *COLUMNS, *(f"/ {other}" for other in others)]]
-    for figure in [figure for row in rows for figure in row.figures] + [MEMORY]:
+    for figure in [figure for row in measured for figure in row.figures] + [MEMORY]:
         values = medians.get(figure.key, {})
-        cells = [_number(values.get(name), figure.digits) for name in COLUMNS]
+        words = result.unable.get(figure.key, {})
+        cells = [words.get(name) or _number(values.get(name), figure.digits) for name in COLUMNS]
         mine = values.get("mirrorproxy")
         ratios = [_number(mine / values[name] if mine is not None and values.get(name) else None, 2) for name in others]
         lines.append([figure.title, figure.unit, *cells, *ratios])
@@ -84,17 +112,19 @@ def table(rows: list[Row], medians: Medians) -> str:
     )
 
 
-def bars(medians: Medians) -> tuple[list[str], bool]:
+def bars(result: Result) -> tuple[list[str], bool]:
     """A line a bar, and whether one was missed. What was not measured is not missed, and said."""
-    lines, missed = [], False
+    lines, missed, medians = [], False, result.medians()
     for bar in BARS:
-        value = bar.value(medians)
-        what = f"{bar.figure}{f' / {bar.against}' if bar.against else ''} {'>=' if bar.at_least else '<'} {bar.bound:g}"
-        if value is None:
+        value, unable = bar.value(medians), "mirrorproxy" in result.unable.get(bar.figure, {})
+        sign = ">=" if bar.at_least else "<="
+        what = f"{bar.figure}{f' / {bar.against}' if bar.against else ''} {sign} {bar.bound:g}"
+        if value is None and not unable:
             lines.append(f"{what}: not measured")
             continue
-        missed |= not bar.met(value)
-        lines.append(f"{what}: {value:.2f}, {'met' if bar.met(value) else 'MISSED'}")
+        met = value is not None and bar.met(value) and not unable
+        missed |= not met
+        lines.append(f"{what}: {'unable' if value is None else f'{value:.3f}'}, {'met' if met else 'MISSED'}")
     return lines, missed
 
 
@@ -121,24 +151,24 @@ def main() -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="write all samples, medians and the machine there")
     options = parser.parse_args()
-    rows = [row for row in ROWS if row.name in (options.only or names)]
+    measured = [row for row in ROWS if row.name in (options.only or names)]
     rounds, seconds = (1, 1) if options.quick else (options.rounds, 2)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of the servers' stops
     began = time.monotonic()
     try:
         require_tools()
         machine = versions()
-        samples = run(rows, options.server or list(ALL), rounds, seconds, options.directory)
+        result = run(measured, options.server or list(ALL), rounds, seconds, options.directory)
     except (Failure, OSError, subprocess.TimeoutExpired) as failure:
         _say(f"bench: {failure}")
         return 1
-    medians = {key: {name: statistics.median(taken) for name, taken in by.items()} for key, by in samples.items()}
-    lines, missed = bars(medians)
+    lines, missed = bars(result)
     print(f"{machine}; medians of {rounds}, wrk for {seconds} s, {time.monotonic() - began:.0f} s in all\n")
-    print(table(rows, medians), *["", *lines], sep="\n")
+    print(table(measured, result), *["", *lines, "", *result.reasons], sep="\n")
     if options.json:
-        result = {"machine": machine, "rounds": rounds, "seconds": seconds, "samples": samples, "medians": medians}
-        Path(options.json).write_text(json.dumps({**result, "bars": lines}, indent=2) + "\n")
+        run_of = {"machine": machine, "rounds": rounds, "seconds": seconds}
+        found = {"samples": result.samples, "medians": result.medians(), "unable": result.reasons, "bars": lines}
+        Path(options.json).write_text(json.dumps({**run_of, **found}, indent=2) + "\n")
     return 2 if missed else 0
 
 

@@ -27,6 +27,7 @@ ACCEPT = (
 
 _HEAD = 16 << 10
 _IDLE = 60.0
+_PATIENCE = 600.0
 _HERE = Path(__file__).parent
 
 
@@ -91,10 +92,13 @@ def download(host: str, port: int, path: str, size: int, start: threading.Barrie
     return Transfer(digest, first_byte - began, seconds)
 
 
-def crowd(host: str, port: int, path: str, size: int, clients: int) -> list[Transfer]:
-    """The same download by `clients` at once, in a process of its own. Raises Failure if any of them fails."""
+def crowd(host: str, port: int, path: str, size: int, clients: int, patience: float = _PATIENCE) -> list[Transfer]:
+    """The same download by `clients` at once, in a process of its own.
+
+    Raises Failure if any of them fails, and subprocess.TimeoutExpired if not all are done within `patience` seconds.
+    """
     command = [sys.executable, "-m", "bench.load", host, str(port), path, str(size), str(clients)]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=_HERE.parent, timeout=600)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=_HERE.parent, timeout=patience)
     if run.returncode:
         raise Failure(run.stderr.strip())
     return [Transfer(**one) for one in json.loads(run.stdout)]

@@ -195,9 +195,7 @@ class Origin:
             with self._lock:
                 self._connections.discard(connection)
 
-    def _answer(
-        self, connection: socket.socket, way: Way, method: str, target: str, headers: dict[str, str]
-    ) -> None:
+    def _answer(self, connection: socket.socket, way: Way, method: str, target: str, headers: dict[str, str]) -> None:
         with self._lock:
             self.requests += 1
             self._busy += 1
@@ -223,9 +221,7 @@ class Origin:
             body = b'{"errors":[{"code":"NAME_UNKNOWN","message":"the benchmark has no such thing","detail":null}]}'
             _send(connection, method, 404, "application/json", body)
 
-    def _send_blob(
-        self, connection: socket.socket, way: Way, method: str, blob: Blob, wanted: str | None
-    ) -> None:
+    def _send_blob(self, connection: socket.socket, way: Way, method: str, blob: Blob, wanted: str | None) -> None:
         start, end = _range(wanted, blob.size)
         partial = f"Content-Range: bytes {start}-{end - 1}/{blob.size}\r\n" if wanted else ""
         status = 206 if wanted else 200

@@ -20,7 +20,7 @@ SMALL, MEDIUM, LARGE = 4 * KIB, 4 * MIB, 256 * MIB
 CROWD_BLOB, CROWD = 16 * MIB, 32
 FAST_LINK, SLOW_LINK = 100e6, 25e6
 """Bytes/s, of all connections together: about 1 Gbit/s, and 200 Mbit/s."""
-_FINISH = 120.0
+FINISH = 120.0
 """Seconds that a cache has to finish its fill once its clients have everything."""
 
 CACHES = ("mirrorproxy", "docker-registry")
@@ -49,17 +49,29 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, which gives all its figures at once, of every server it is meaningful for."""
+    """One measurement, which gives all its figures at once, of every server it is meaningful for.
+
+    It raises Failure, and Unable. The servers in `once` are measured in the first round alone.
+    """
 
     name: str
     figures: tuple[Figure, ...]
     servers: tuple[str, ...]
     measure: Callable[[Stage, Server], dict[str, float]]
+    once: tuple[str, ...] = ()
+
+
+class Unable(Exception):
+    """A server cannot do what a row measures, which is a result too: `cell` is what the table says of it, in a word."""
+
+    def __init__(self, cell: str, reason: str) -> None:
+        super().__init__(reason)
+        self.cell = cell
 
 
 @dataclass(frozen=True)
 class Bar:
-    """mirrorproxy's figure, divided by that of `against` if given, has to be at least or below `bound`."""
+    """mirrorproxy's figure, divided by that of `against` if given, has to be at least `bound`, or at most."""
 
     figure: str
     bound: float
@@ -74,7 +86,7 @@ class Bar:
 
     def met(self, value: float) -> bool:
         """Whether that is enough."""
-        return value >= self.bound if self.at_least else value < self.bound
+        return value >= self.bound if self.at_least else value <= self.bound
 
 
 MEMORY = Figure("memory", "peak memory, all of the run", "MiB")
@@ -91,13 +103,14 @@ def make_warm(stage: Stage, server: Server) -> None:
     """Pull the image as a client would, checking every byte, so that all of it is cached."""
     image = stage.image
     for path in (image.by_tag, image.by_digest):
-        _check(server, path, len(image.manifest), image.digest)
+        check(server, path, len(image.manifest), image.digest)
     for layer in image.layers:
-        _check(server, layer.path, layer.size, layer.digest)
-    stage.origin.wait_idle(_FINISH)
+        check(server, layer.path, layer.size, layer.digest)
+    stage.origin.wait_idle(FINISH)
 
 
-def _check(server: Server, path: str, size: int, digest: str) -> None:
+def check(server: Server, path: str, size: int, digest: str) -> None:
+    """GET, and raise Failure unless the answer is that."""
     got = download(server.host, server.port, path, size)
     if got.digest != digest:
         raise Failure(f"{server.url}{path} is {got.digest}, not {digest}")
@@ -108,7 +121,7 @@ def _manifest(name: str, title: str, path: Callable[[Image], str]) -> Row:
 
     def measure(stage: Stage, server: Server) -> dict[str, float]:
         image = stage.image
-        _check(server, path(image), len(image.manifest), image.digest)
+        check(server, path(image), len(image.manifest), image.digest)
         rush = wrk(server.url + path(image), len(image.manifest), 32, stage.seconds)
         return {name: rush.requests / rush.seconds}
 
@@ -123,7 +136,7 @@ def _warm_blob(name: str, title: str, layer: int, connections: int) -> Row:
 
     def measure(stage: Stage, server: Server) -> dict[str, float]:
         blob = stage.image.layers[layer]
-        _check(server, blob.path, blob.size, blob.digest)
+        check(server, blob.path, blob.size, blob.digest)
         asked = stage.origin.served(blob).gets
         worked = processor_seconds(server.pid)
         rush = wrk(server.url + blob.path, blob.size, connections, stage.seconds)
@@ -148,11 +161,11 @@ def _cold_blob(name: str, title: str, size: int, clients: int, rate: float | Non
     def measure(stage: Stage, server: Server) -> dict[str, float]:
         image = stage.origin.add(f"cold-{next(stage.cold)}", [size])
         blob = image.layers[0]
-        _check(server, image.by_tag, len(image.manifest), image.digest)  # a client comes by the manifest
+        check(server, image.by_tag, len(image.manifest), image.digest)  # a client comes by the manifest
         with stage.origin.through(Network(Link(rate) if rate else None)):
             # Without a cache the crowd would only show the link's width: one client is the reference.
             transfers = crowd(server.host, server.port, blob.path, size, 1 if server.name == DIRECT else clients)
-            stage.origin.wait_idle(_FINISH)
+            stage.origin.wait_idle(FINISH)
         if wrong := [one.digest for one in transfers if one.digest != blob.digest]:
             raise Failure(f"{name}: {len(wrong)} of {clients} clients got {wrong[0]}, not {blob.digest}")
         served = stage.origin.served(blob)

@@ -58,12 +58,12 @@ def parse_range(header: str | None) -> RangeRequest | None:
     """
     if header is None or not (match := _RANGE.fullmatch(header.strip(" \t"))):
         return None
-    first, last, suffix = (None if digits is None else min(int(digits), _FURTHEST) for digits in match.groups())
-    if first is None:
-        return RangeRequest(None, suffix)
-    if last is None:
-        return RangeRequest(first, None)
-    return RangeRequest(first, last + 1) if last >= first else None
+    first, last, suffix = (None if digits is None else int(digits) for digits in match.groups())
+    if suffix is not None:
+        return RangeRequest(None, min(suffix, _FURTHEST))
+    if first is None or (last is not None and last < first):
+        return None
+    return RangeRequest(min(first, _FURTHEST), None if last is None else min(last, _FURTHEST) + 1)
 
 
 def format_range(start: int, end: int | None) -> str:

@@ -71,10 +71,11 @@ class Owner(Protocol):
 class _Lane(Claim):
     """One request and its answer."""
 
-    __slots__ = ("answered", "bytes", "looked", "looked_bytes", "slow", "task")
+    __slots__ = ("answered", "bytes", "looked", "looked_bytes", "slow", "task", "to_the_end")
 
-    def __init__(self, at: int, end: int) -> None:
+    def __init__(self, at: int, end: int, total: int) -> None:
         super().__init__(at, end)
+        self.to_the_end = end >= total  # what was asked for, whatever is left to others since
         self.task: asyncio.Task[None]
         self.answered = 0.0  # when, by the monotonic clock; 0: not yet
         self.bytes = 0
@@ -132,7 +133,7 @@ class Lanes:
         total, wanted = self._total, self._owner.wanted
         if self._pace.wanted == 1:
             span = next_span(self._ingest.accepted, self._lanes, wanted, total, total)
-            return None if span is None else _Lane(*span)
+            return None if span is None else _Lane(*span, total)
         length = max(_LEAST_SEGMENT, int(_SEGMENT * max((lane.rate for lane in self._lanes), default=0.0)))
         span = next_span(self._ingest.accepted, self._lanes, wanted, total, length)
         if span is None:
@@ -146,7 +147,7 @@ class Lanes:
                 return None
             victim, span = stolen
             victim.end = span.start
-        return _Lane(*span)
+        return _Lane(*span, total)
 
     def _collect(self) -> None:
         """See to the connections that ended."""
@@ -160,6 +161,7 @@ class Lanes:
                 error = lane.task.exception()
             if error is None:
                 continue
+            self._hand_back(lane)
             if not isinstance(error, MirrorproxyError):
                 raise error
             self._owner.metrics.reconnects.labels(registry, "slow" if lane.slow else "broken").inc()
@@ -170,6 +172,12 @@ class Lanes:
                 self._pace.cap(max(1, len(self._lanes)))
             if alone or not isinstance(error, UpstreamError):
                 self._error = error
+
+    def _hand_back(self, lane: _Lane) -> None:
+        """Leave what a connection did not bring to the one that had left it to it, and is still on its way there."""
+        for other in self._lanes:
+            if other is not lane and other.to_the_end and other.end == lane.at:
+                other.end = lane.end
 
     def _look(self) -> None:
         """Measure, and decide how many connections there should be."""
@@ -193,7 +201,7 @@ class Lanes:
     async def _fetch(self, lane: _Lane) -> None:
         """One request: from where the lane is up to its end, which may come nearer meanwhile."""
         begin, owner = lane.at, self._owner
-        end = None if lane.end >= self._total else lane.end
+        end = None if lane.to_the_end else lane.end
         async with aclosing(await owner.source.blob(owner.repository, owner.digest, begin, end)) as transfer:
             try:
                 owner.met(transfer)
@@ -229,6 +237,8 @@ class Lanes:
             )
         self._pace.cap(1)
         if len(self._lanes) > 1:
+            self._hand_back(lane)
+            lane.end = lane.at
             return  # one connection is enough for an upstream that ignores ranges
         await self._ingest.settle()
         here, position = Spans(self._ingest.spans), transfer.first

@@ -70,7 +70,9 @@ class Service:
         self._filesystem = (await asyncio.to_thread(shutil.disk_usage, directory)).total
         self._ledger = Ledger(*_bounds(settings, self._filesystem), directory)
         partials = Partials(directory / "partial", self._blobs)
-        self._retention = Retention(self._blobs, self._index, partials, self._ledger, metrics)
+        self._retention = Retention(
+            self._blobs, self._index, partials, self._ledger, metrics, keep_partials=settings.partials.keep
+        )
         self._parts.push_async_callback(self._retention.aclose)
 
         shelf = Shelf(
@@ -125,6 +127,7 @@ class Service:
         set_up(settings.log)
         self._stacks.use(settings.upstreams)
         self._fills.use(terms(settings))
+        self._retention.keep_partials = settings.partials.keep
         self._app.allow(settings.server.write_timeout)
         self._access.enabled = settings.log.access
         self._ledger.limit, self._ledger.min_free = _bounds(settings, self._filesystem)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 
-from mirrorproxy.cache import Cached, Rules, Shelf
+from mirrorproxy.cache import Cached, Mode, Rules, Shelf
 from mirrorproxy.config import Settings, UpstreamSettings
 from mirrorproxy.fill import Fills, Limits, Terms
 from mirrorproxy.metrics import Metrics
@@ -41,8 +41,8 @@ class _Stack:
     def __init__(self, name: str, settings: UpstreamSettings, shelf: Shelf, fills: Fills, metrics: Metrics) -> None:
         self.settings = settings
         self.upstream: Failover = connect(name, settings, metrics)
-        freshness = Rules(settings.tag_ttl, settings.negative_ttl, settings.revalidate_timeout)
-        self._cached = Cached(self.upstream, shelf, fills, freshness)
+        rules = Rules(settings.tag_ttl, settings.negative_ttl, settings.revalidate_timeout, Mode(settings.prefetch))
+        self._cached = Cached(self.upstream, shelf, fills, rules)
         self.registry: Registry = self._cached
         if settings.repositories:
             self.registry = Guarded(self._cached, settings.repositories)

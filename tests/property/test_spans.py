@@ -195,6 +195,7 @@ def test_content_ranges(header: str | None, found: tuple[tuple[int, int], int | 
         "bytes=-",
         "bytes=5",
         "bytes=5-4",
+        "bytes=18446744073709551615-9223372036854775807",
         "bytes=a-b",
         "bytes=0x0-0x5",
         "bytes=+1-2",

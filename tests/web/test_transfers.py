@@ -67,18 +67,21 @@ async def test_pipelined_requests(served: Served) -> None:
 
 
 async def test_what_is_buffered_goes_out_before_a_file(served: Served) -> None:
-    """A list is still on its way to a slow client when the next response begins, which goes round the buffer."""
+    """A client that reads late: lists wait in the transport when a blob begins, which goes round the transport."""
     served.registry.put_blob(REPOSITORY, DATA)
-    for number in range(50_000):
+    for number in range(550):
         served.registry.tag(REPOSITORY, f"{number:0100}", DIGEST)
-    async with connect(served.port, served.tls, limit=1000) as wire:
-        for _ in range(3):
-            wire.send("/v2/a/tags/list")
-            wire.send(TARGET, headers={"Range": "bytes=0-2000000"})
-        await asyncio.sleep(0.1)
-        for _ in range(3):
-            assert len(json.loads((await wire.answer()).body)["tags"]) == 50_000
-            assert (await wire.answer()).body == DATA[:2_000_001]
+    for shift in range(8):  # the kernel's queue is full in the middle of a list, or of a blob, as it happens
+        async with connect(served.port, served.tls, limit=1000) as wire:
+            wire.send(TARGET, headers={"Range": f"bytes=0-{10_000 * shift}"})
+            for _ in range(60):
+                wire.send("/v2/a/tags/list")
+                wire.send(TARGET, headers={"Range": "bytes=0-69999"})
+            await asyncio.sleep(0.05)
+            assert (await wire.answer()).body == DATA[: 10_000 * shift + 1]
+            for _ in range(60):
+                assert len(json.loads((await wire.answer()).body)["tags"]) == 550
+                assert (await wire.answer()).body == DATA[:70_000]
 
 
 async def test_the_head_goes_out_before_the_first_byte_is_there(served: Served) -> None:
@@ -179,6 +182,26 @@ async def test_a_client_that_takes_nothing_is_cut(served: Served) -> None:
     assert "error" not in line
 
 
+async def test_a_very_slow_client_is_not_cut(served: Served) -> None:
+    """Though it takes so little that the kernel never says there is room for more."""
+    digest = served.registry.put_blob(REPOSITORY, DATA * 10)
+    with await asyncio.to_thread(_ask_and_take_nothing, served, digest) as client:
+
+        def sip() -> int:
+            taken = 0
+            while taken < 40_000 and (piece := client.recv(40_000 - taken)):
+                taken += len(piece)
+            return taken
+
+        taken = 0
+        for _ in range(12):  # 4 times as long as a client may take nothing
+            await asyncio.sleep(0.1)
+            taken += await asyncio.to_thread(sip)
+        assert taken == 12 * 40_000
+        assert served.app.inflight == 1
+    await served.idle()
+
+
 @pytest.mark.parametrize(("kind", "tls"), EVERY_WAY)
 async def test_memory_does_not_grow_with_clients_that_take_nothing(
     serve: Serve, kind: Literal["file", "memory", "stream"], tls: bool
@@ -199,7 +222,7 @@ async def test_memory_does_not_grow_with_clients_that_take_nothing(
 def _ask_and_take_nothing(served: Served, digest: Digest) -> socket.socket:
     """A client that reads the head's first byte and no more."""
     client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
     client.connect(("127.0.0.1", served.port))
     if served.tls is not None:
         client = served.tls.wrap_socket(client, server_hostname="localhost")

@@ -1,0 +1,142 @@
+"""Fixtures: an upstream and a service for all tests of a module, and a place in both for each test."""
+
+import itertools
+import re
+from collections.abc import AsyncIterator, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mirrorproxy.names import Digest
+from tests.e2e.proxy import RUNNING, Proxy
+from tests.fakes.hub import Hub
+from tests.fakes.script import Seen
+from tests.web.wire import Answer
+
+REGISTRIES = 80
+"""Upstreams of a shared service: a test has one of its own, and so nothing of what went wrong for another."""
+
+
+def upstream(hub: Hub, **changes: Any) -> dict[str, Any]:
+    """The settings of one upstream that is this hub. Every tag is checked each time, and no "no" is remembered."""
+    return {
+        "endpoints": [hub.url],
+        "token_realms": [hub.token_service.origin],
+        "tag_ttl": "0s",
+        "negative_ttl": "0s",
+        "connect_timeout": "2s",
+        "header_timeout": "2s",
+        "idle_timeout": "2s",
+        "revalidate_timeout": "2s",
+        "prefetch": "off",
+        **changes,
+    }
+
+
+def settings(upstreams: Mapping[str, Mapping[str, Any]], **others: Any) -> dict[str, Any]:
+    """The settings of a service with these upstreams, of which the first is the default."""
+    first = next(iter(upstreams))
+    return {
+        "upstreams": {name: {**each, "default": name == first} for name, each in upstreams.items()},
+        "fills": {"budget": "5s"},
+        **others,
+    }
+
+
+@dataclass
+class Place:
+    """One registry of the service, and one repository in it, that no other test uses."""
+
+    hub: Hub
+    proxy: Proxy
+    registry: str
+    repository: str
+
+    def path(self, kind: str, reference: str) -> str:
+        """The path of a manifest, blob, list of tags or of referrers."""
+        return f"/v2/{self.registry}/{self.repository}/{kind}/{reference}"
+
+    async def get(self, kind: str, reference: str, **headers: str) -> Answer:
+        """GET it, with headers whose names are written with underscores."""
+        return await self.proxy.ask(
+            self.path(kind, reference), headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+
+    async def head(self, kind: str, reference: str) -> Answer:
+        """HEAD it."""
+        return await self.proxy.ask(self.path(kind, reference), "HEAD")
+
+    def asked(self) -> list[str]:
+        """What the upstream was asked, as `GET manifest`: but for tokens, and what only brought the want of one."""
+        return [
+            f"{seen.method} {seen.kind}"
+            for seen in self.hub.log
+            if seen.kind != "token" and not (seen.status == 401 and seen.authorization is None)
+        ]
+
+    def seen(self, kind: str | None = None, method: str | None = None) -> list[Seen]:
+        """The requests of this kind and method that the upstream saw."""
+        return self.hub.seen(kind, method)
+
+    def kept(self, digest: Digest) -> Path:
+        """Where the content is when the cache has it."""
+        return self.proxy.cache / "blobs" / digest.algorithm / digest.hex
+
+
+@pytest.fixture(autouse=True)
+def _no_task_left() -> None:
+    """The service has a process of its own; what runs here is the hub, which serves a module's tests one by one."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub() -> AsyncIterator[Hub]:
+    """Docker Hub on loopback, with tokens and a storage of its own."""
+    async with Hub() as hub:
+        yield hub
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def proxy(
+    hub: Hub, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> AsyncIterator[Proxy]:
+    """The service, with many upstreams that are all this hub. A module's `UPSTREAM` has what is different there."""
+    changes = getattr(request.module, "UPSTREAM", {})
+    upstreams = {f"r{number:02}.test": upstream(hub, **changes) for number in range(REGISTRIES)}
+    async with Proxy(tmp_path_factory.mktemp("proxy"), settings(upstreams)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def numbers() -> "itertools.count[int]":
+    """Of the tests of a module."""
+    return itertools.count()
+
+
+@pytest.fixture
+def place(hub: Hub, proxy: Proxy, numbers: "itertools.count[int]") -> Place:
+    """A registry and a repository of one's own; nothing is scripted, nothing was asked."""
+    number = next(numbers)
+    hub.script.clear()
+    hub.log.clear()
+    return Place(hub, proxy, f"r{number:02}.test", f"team/image-{number}")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A word that no other test has."""
+    return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows the ends of the logs with a failure."""
+    report = yield
+    if report.failed:
+        for proxy in RUNNING:
+            for log in (proxy.stderr, proxy.stdout):
+                text = log.read_text(errors="replace")[-3000:]
+                report.sections.append((f"mirrorproxy's {log.name} at {proxy.address}", text))
+    return report

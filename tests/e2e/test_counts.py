@@ -1,0 +1,158 @@
+"""How often the upstream is asked: once for many clients, not at all for what is known."""
+
+import asyncio
+import os
+
+import pytest
+
+from mirrorproxy.names import Digest
+from tests.e2e.conftest import Place, settings, upstream
+from tests.e2e.proxy import Proxy
+from tests.fakes.hub import Hub
+from tests.fakes.script import Quirk
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CLIENTS = 50
+
+
+async def test_many_clients_of_one_cold_blob(place: Place) -> None:
+    """One GET, whoever comes while it runs or after it."""
+    data = os.urandom(3 << 20)
+    digest = place.hub.add_blob(place.repository, data)
+    hold = asyncio.Event()
+    place.hub.script.next("cdn", Quirk(stall=1 << 20, release=hold))
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(place.get("blobs", digest)) for _ in range(CLIENTS)]
+        while await place.proxy.total("fill_readers") < CLIENTS:
+            await asyncio.sleep(0.02)
+        hold.set()
+    answers = [client.result() for client in clients]
+    assert all(answer.complete and answer.body == data for answer in answers)
+    assert place.asked() == ["GET blob", "GET cdn"]
+    assert sorted(answer.headers["Cache-Status"] for answer in answers) == [
+        "mirrorproxy; fwd=miss; collapsed; stored",
+    ] * (CLIENTS - 1) + ["mirrorproxy; fwd=miss; stored"]
+    assert (await place.get("blobs", digest)).headers["Cache-Status"] == "mirrorproxy; hit"
+    assert place.asked() == ["GET blob", "GET cdn"]
+
+
+async def test_many_clients_of_one_cold_tag(place: Place) -> None:
+    """One GET for all who come while it runs."""
+    image = place.hub.add_image(place.repository, "1")
+    hold = asyncio.Event()
+    place.hub.script.next("manifest", Quirk(hold=hold))
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(place.get("manifests", "1")) for _ in range(CLIENTS)]
+        while place.hub.count("manifest") < 2:  # the first one learned that a token is wanted
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # a second request would have come by now
+        hold.set()
+    assert all(client.result().body == image.body for client in clients)
+    assert [seen.status for seen in place.seen("manifest")] == [401, 200]
+
+
+async def test_ten_blobs_of_one_repository(place: Place) -> None:
+    """One token, whether they are asked for one by one or all at once."""
+    first = place.hub.add_blob(place.repository, os.urandom(1000))
+    more = [place.hub.add_blob(place.repository, os.urandom(1000)) for _ in range(9)]
+    await place.get("blobs", first)
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(place.get("blobs", digest)) for digest in more]
+    assert {client.result().status for client in clients} == {200}
+    assert place.hub.count("token") == 1
+    assert place.hub.count("cdn") == 10
+
+
+async def test_ten_blobs_at_once_before_any_token(place: Place) -> None:
+    """The first ten learn together that a token is wanted, and one asks for it."""
+    blobs = [place.hub.add_blob(place.repository, os.urandom(1000)) for _ in range(10)]
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(place.get("blobs", digest)) for digest in blobs]
+    assert {client.result().status for client in clients} == {200}
+    assert place.hub.count("token") == 1
+
+
+async def test_a_warm_image_within_its_time_and_after_it(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is asked within the TTL; after it one HEAD, for all clients together; then nothing again."""
+    hub.script.clear()
+    ttl = 3.0
+    image = hub.add_image("team/warm", "1", b"layer one", b"layer two")
+    parts = [part.digest for part in (image.config, *image.layers)]
+    async with Proxy(
+        tmp_path_factory.mktemp("ttl"), settings({"docker.io": upstream(hub, tag_ttl=f"{ttl}s")})
+    ) as proxy:
+        place = Place(hub, proxy, "docker.io", "team/warm")
+        loop = asyncio.get_running_loop()
+
+        async def pull() -> None:
+            assert (await place.head("manifests", "1")).headers["Docker-Content-Digest"] == image.manifest.digest
+            assert (await place.get("manifests", "1")).body == image.body
+            assert (await place.get("manifests", image.manifest.digest)).body == image.body
+            for digest in parts:
+                assert Digest.of((await place.get("blobs", digest)).body) == digest
+
+        began = loop.time()
+        await pull()
+        hub.log.clear()
+        checked = loop.time()  # or before that
+        for _ in range(3):
+            await pull()
+        assert hub.log == [], "asked within the TTL"
+        assert loop.time() - began < ttl, "this machine is too slow for this test"
+        await asyncio.sleep(checked + ttl - loop.time() + 0.05)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(10):
+                group.create_task(pull())
+        assert place.asked() == ["HEAD manifest"]
+        await pull()
+        assert place.asked() == ["HEAD manifest"]
+
+
+async def test_a_tag_that_moved(place: Place) -> None:
+    """One HEAD says so, one GET by digest fetches it; one that moved back to what is known is not fetched."""
+    first = place.hub.add_image(place.repository, "1", b"one")
+    assert (await place.get("manifests", "1")).body == first.body
+    second = place.hub.add_image(place.repository, "1", b"two")
+    place.hub.log.clear()
+    assert (await place.get("manifests", "1")).body == second.body
+    assert [(seen.method, seen.target.rpartition("/")[2]) for seen in place.seen()] == [
+        ("HEAD", "1"),
+        ("GET", second.manifest.digest),
+    ]
+    place.hub.tag(place.repository, "1", first.manifest.digest)
+    place.hub.log.clear()
+    answer = await place.get("manifests", "1")
+    assert answer.body == first.body
+    assert place.asked() == ["HEAD manifest"]
+
+
+async def test_a_head_stays_a_head(place: Place) -> None:
+    """What a client only asks about is not fetched."""
+    image = place.hub.add_image(place.repository, "1", b"layer")
+    answer = await place.head("manifests", "1")
+    assert answer.headers["Docker-Content-Digest"] == image.manifest.digest
+    assert int(answer.headers["Content-Length"]) == image.manifest.size
+    digest = place.hub.add_blob(place.repository, b"some blob")
+    assert (await place.head("blobs", digest)).headers["Content-Length"] == "9"
+    assert "GET" not in {seen.method for seen in place.seen() if seen.kind != "token"}
+    assert not place.kept(digest).exists()
+
+
+async def test_no_cache_asks_now(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`Cache-Control: no-cache`: upstream is asked about a tag, however young its answer."""
+    hub.script.clear()
+    image = hub.add_image("team/fresh", "1", b"layer")
+    async with Proxy(tmp_path_factory.mktemp("fresh"), settings({"docker.io": upstream(hub, tag_ttl="1h")})) as proxy:
+        place = Place(hub, proxy, "docker.io", "team/fresh")
+        await place.get("manifests", "1")
+        hub.log.clear()
+        assert (await place.get("manifests", "1")).headers["Cache-Status"] == "mirrorproxy; hit"
+        assert hub.log == []
+        answer = await place.get("manifests", "1", Cache_Control="no-cache")
+        assert answer.headers["Cache-Status"] == "mirrorproxy; fwd=stale; detail=revalidated"
+        assert place.asked() == ["HEAD manifest"]
+        moved = hub.add_image("team/fresh", "1", b"another layer")
+        assert (await place.get("manifests", "1")).body == image.body
+        assert (await place.get("manifests", "1", Cache_Control="max-age=0, no-cache")).body == moved.body
+        assert (await place.get("manifests", "1")).body == moved.body

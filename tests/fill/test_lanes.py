@@ -1,0 +1,228 @@
+"""Several connections for one blob: when there are more, what each asks for, and when there is one again."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import pytest
+
+from mirrorproxy.errors import RateLimited, ServerFailed, Unreachable, UpstreamError
+from mirrorproxy.fill import Fills, Limits, Terms
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Digest, Repository, repository
+from mirrorproxy.registry import MISS, Blob
+from mirrorproxy.store.ingest import Partials
+from tests.fill.conftest import Unlimited
+
+ALPINE = repository("docker.io", "alpine")
+MIB = 1 << 20
+DATA = random.Random(5).randbytes(24 * MIB)
+
+
+@dataclass
+class Line:
+    """An upstream that gives each connection `rate` bytes a second. Keeps the books: what was asked, what was sent."""
+
+    data: bytes = DATA
+    rate: float = 8 * MIB
+    ignores_ranges: bool = False
+    refuses_more_than: int = 99
+    refusal: UpstreamError = field(default_factory=lambda: RateLimited("slow down"))
+    asked: list[tuple[int, int | None]] = field(default_factory=list)
+    sent: int = 0
+    open: int = 0
+    most_open: int = 0
+    breaks: set[int] = field(default_factory=set)  # requests, by number, that break after 1 MiB
+
+    @property
+    def digest(self) -> Digest:
+        """Of the data."""
+        return Digest.of(self.data)
+
+    async def blob(
+        self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None
+    ) -> "Connection":
+        """As `Source.blob`."""
+        if self.open >= self.refuses_more_than:
+            raise self.refusal
+        self.asked.append((start, end))
+        if self.ignores_ranges:
+            start, end = 0, None
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        return Connection(self, start, len(self.data) if end is None else end, len(self.asked) - 1 in self.breaks)
+
+
+@dataclass
+class Connection:
+    """One answer."""
+
+    line: Line
+    first: int
+    end: int
+    breaks: bool
+    closed: bool = False
+    outcome = MISS
+
+    @property
+    def digest(self) -> Digest:
+        return self.line.digest
+
+    @property
+    def size(self) -> int:
+        return len(self.line.data)
+
+    async def chunks(self, start: int, end: int | None) -> AsyncIterator[bytes]:
+        assert start == self.first
+        step = 128 << 10
+        while start < self.end:
+            await asyncio.sleep(step / self.line.rate)
+            if self.breaks and start - self.first >= MIB:
+                raise Unreachable("the connection broke")
+            data = self.line.data[start : min(start + step, self.end)]
+            start += len(data)
+            self.line.sent += len(data)
+            yield data
+
+    def blame(self, error: UpstreamError) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.line.open -= 1
+
+
+def fills_with(partials: Partials, metrics: Metrics, limits: Limits) -> Fills:
+    """Fills under these limits."""
+    return Fills(partials, Unlimited(), metrics, Terms(budget=2, upstream=lambda _: limits))
+
+
+async def read(blob: Blob, start: int = 0, end: int | None = None) -> bytes:
+    """All that `blob` gives."""
+    async with aclosing(blob):
+        return b"".join([chunk async for chunk in blob.chunks(start, end)])
+
+
+@pytest.mark.parametrize("connections", [1, 2, 4])
+async def test_a_throttle_is_beaten_by_as_many_connections_as_are_allowed(
+    partials: Partials, metrics: Metrics, connections: int
+) -> None:
+    """Every byte once, over that many connections and no more."""
+    limits = Limits(connections=connections, parallel_from=MIB)
+    fills, line = fills_with(partials, metrics, limits), Line(rate=3 * MIB * 4 / connections)
+    assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
+    assert line.most_open == connections
+    assert line.sent <= len(DATA) + connections * (128 << 10), "no byte is asked for twice"
+    assert (len(line.asked) == 1) is (connections == 1)
+    await fills.aclose()
+    assert metrics.collectors.get_sample_value("mirrorproxy_fill_connections", {"registry": "docker.io"}) == 0
+
+
+async def test_a_small_blob_has_one_connection(partials: Partials, metrics: Metrics) -> None:
+    """Below `parallel_from`."""
+    fills, line = fills_with(partials, metrics, Limits(parallel_from=25 * MIB)), Line()
+    assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
+    assert line.asked == [(0, None)]
+    await fills.aclose()
+
+
+async def test_an_upstream_that_ignores_ranges_is_asked_once_more_and_never_again(
+    partials: Partials, metrics: Metrics
+) -> None:
+    """A 200 for a part: that connection is given up, the first one goes on alone."""
+    fills, line = fills_with(partials, metrics, Limits(parallel_from=MIB)), Line(ignores_ranges=True)
+    assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
+    assert len(line.asked) == 2
+    assert line.sent <= len(DATA) + MIB
+    await fills.aclose()
+
+
+@pytest.mark.parametrize("refusal", [RateLimited("429"), ServerFailed("503")])
+async def test_an_upstream_that_asks_for_less_gets_less(
+    partials: Partials, metrics: Metrics, refusal: UpstreamError
+) -> None:
+    """429 or 503 to one more connection: there is one from then on, and the pull does not notice."""
+    fills, line = fills_with(partials, metrics, Limits(parallel_from=MIB)), Line(refuses_more_than=1, refusal=refusal)
+    assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
+    assert line.most_open == 1
+    assert line.asked == [(0, None)]
+    await fills.aclose()
+
+
+async def test_broken_connections_take_nothing_along(partials: Partials, metrics: Metrics) -> None:
+    """What one did not bring another asks for."""
+    fills, line = fills_with(partials, metrics, Limits(parallel_from=MIB)), Line(breaks={0, 1, 3})
+    assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
+    assert line.sent <= len(DATA) + MIB
+    await fills.aclose()
+
+
+async def test_readers_far_ahead_get_their_bytes_from_there(partials: Partials, metrics: Metrics) -> None:
+    """Open-ended ranges as containerd asks for them, each left early: one download, and no byte twice."""
+    fills, line = fills_with(partials, metrics, Limits(parallel_from=MIB)), Line()
+    part = len(DATA) // 20
+    starts = [number * part for number in range(20)]
+    blobs = [await fills.join(line, ALPINE, line.digest, len(DATA), start=start) for start in starts]
+    parts = await asyncio.gather(*(read(blob, at, at + part) for blob, at in zip(blobs, starts, strict=True)))
+    assert b"".join(parts) == DATA[: 20 * part]
+    await fills.drain(5)
+    assert line.sent <= len(DATA) + 4 * (128 << 10)
+    await fills.aclose()
+
+
+async def test_a_lone_reader_in_the_middle_is_served_first(partials: Partials, metrics: Metrics) -> None:
+    """A client that resumes at byte N of a blob that is not here: the first request is for N, then comes the rest."""
+    fills, line = fills_with(partials, metrics, Limits(connections=1)), Line(rate=64 * MIB)
+    assert (
+        await read(await fills.join(line, ALPINE, line.digest, len(DATA), start=20 * MIB), 20 * MIB) == DATA[20 * MIB :]
+    )
+    await fills.drain(5)
+    assert [start for start, _ in line.asked] == [20 * MIB, 0]
+    assert line.sent <= len(DATA) + (128 << 10)
+    await fills.aclose()
+
+
+async def test_a_connection_under_the_least_rate_is_made_anew(partials: Partials, metrics: Metrics) -> None:
+    """It only reconnects: a link that is slow throughout still comes to its end."""
+    limits = Limits(connections=1, min_rate=4 * MIB, min_rate_over=0.3)
+    fills, line = fills_with(partials, metrics, limits), Line(data=DATA[: 3 * MIB], rate=2 * MIB)
+    assert await read(await fills.join(line, ALPINE, line.digest, 3 * MIB)) == line.data
+    assert len(line.asked) > 2
+    reconnects = metrics.collectors.get_sample_value(
+        "mirrorproxy_fill_reconnects_total", {"registry": "docker.io", "reason": "slow"}
+    )
+    assert reconnects == len(line.asked) - 1
+    await fills.aclose()
+
+
+@pytest.mark.parametrize(("abandoned", "stops"), [(None, False), (0.0, True), (0.2, True)])
+async def test_a_download_without_clients(
+    partials: Partials, metrics: Metrics, abandoned: float | None, stops: bool
+) -> None:
+    """It goes on to its end, or stops now or after a while, and then goes on for the next client where it was."""
+    fills = Fills(partials, Unlimited(), metrics, Terms(budget=2, abandoned=abandoned))
+    line = Line(data=DATA[: 8 * MIB], rate=16 * MIB)
+    blob = await fills.join(line, ALPINE, line.digest, 8 * MIB)
+    await blob.wait(0)  # type: ignore[attr-defined]  # it is a FileBlob
+    await blob.aclose()
+    await fills.drain(5)
+    assert (line.sent < 8 * MIB) is stops
+    if stops:
+        assert await read(await fills.join(line, ALPINE, line.digest, 8 * MIB)) == line.data
+        assert line.asked[1][0] > 0
+        assert line.sent <= 8 * MIB + (256 << 10)
+    await fills.aclose()
+
+
+async def test_a_client_that_comes_back_in_time_keeps_it(partials: Partials, metrics: Metrics) -> None:
+    """Lingering ends when somebody reads again."""
+    fills = Fills(partials, Unlimited(), metrics, Terms(budget=2, abandoned=0.2))
+    line = Line(data=DATA[: 8 * MIB], rate=8 * MIB)
+    blob = await fills.join(line, ALPINE, line.digest, 8 * MIB)
+    await blob.aclose()
+    assert await read(await fills.join(line, ALPINE, line.digest, 8 * MIB)) == line.data
+    assert len(line.asked) == 1
+    await fills.aclose()
