@@ -34,7 +34,7 @@ _BATCH = 500
 class Retention:
     """Room in the cache: a `Space` for fills.
 
-    `keep_partials`: seconds that a part stays when nobody asks for more of it. `filling` says of which digests more is
+    `changed` is called when content went; `keep_partials`: seconds that a part stays when nobody asks for more of it. `filling` says of which digests more is
     coming now.
     """
 
@@ -46,6 +46,7 @@ class Retention:
         ledger: Ledger,
         metrics: Metrics,
         *,
+        changed: Callable[[], None] = lambda: None,
         keep_partials: float = 7 * 86_400.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -55,6 +56,7 @@ class Retention:
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
+        self._changed = changed
         self.keep_partials = keep_partials
         self.filling: Callable[[Digest], bool] = lambda _: False
         self._uses: dict[Digest, float] = {}
@@ -174,6 +176,8 @@ class Retention:
                 self._ledger.removed(size)
                 self._count("size", 1, size)
             await self._index.forget_used(batch)
+        if gone:
+            self._changed()
 
     def _count(self, reason: str, objects: int, size: int) -> None:
         self._metrics.evictions.labels(reason).inc(objects)

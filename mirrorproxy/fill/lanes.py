@@ -21,7 +21,7 @@ from mirrorproxy.tasks import Tasks
 _TICK = 0.1  # seconds between two looks at what is going on
 _SEGMENT = 4.0  # seconds of download for one request: at a round trip of 200 ms, 5 % of it is waiting
 _LEAST_SEGMENT = 2 << 20
-_LEAST_STOLEN = 512 << 10
+_LEAST_STOLEN = 1.0  # seconds
 _SOON = 1.0  # seconds that a reader far ahead may wait for a connection that comes its way
 _ENDLESS = 1 << 62  # the size of what nobody knows the size of
 

@@ -2,7 +2,7 @@
 
 _LOOK = 0.3  # seconds over which a rate is measured before and after a change
 _WORTH = 1.15  # one more connection has to bring that much
-_LEAST_LEFT = 1.0  # seconds of download: below that another connection comes too late
+_LEAST_LEFT = 2.0  # seconds of download: below that another connection comes too late
 
 
 class Pace:

@@ -42,13 +42,14 @@ def next_span(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], tota
     return None
 
 
-def steal(claims: Sequence[Claim], least: int) -> tuple[Claim, Span] | None:
-    """The second half of what the slowest claim has left, where that is worth a request: `least` bytes or more.
+def steal(claims: Sequence[Claim], least: float) -> tuple[Claim, Span] | None:
+    """The second half of what the slowest claim has left, where that takes it `least` seconds or more.
 
+    Below that a request comes too late, and what the victim's connection has under way already is sent for nothing.
     The claim is the caller's to shorten.
     """
     victim = max(claims, key=lambda claim: (claim.seconds, claim.left), default=None)
-    if victim is None or victim.left < 2 * least:
+    if victim is None or victim.seconds < 2 * least or victim.left < 2:
         return None
     return victim, Span(victim.at + victim.left // 2, victim.end)
 

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from mirrorproxy import __version__
 from mirrorproxy.cache import Shelf
@@ -46,13 +45,14 @@ class Service:
         self._settings = settings
         self._parts = AsyncExitStack()  # closed in the opposite order of their making
         self._tasks = Tasks()
+        self._rebuilding = False
         self._probes = Probes(self._troubles)
 
     async def start(self) -> None:
         """Make the parts and listen. Dials nobody. Raises `CacheFailed` or `OSError` where that cannot be."""
         settings = self._settings
         raise_file_limit()
-        directory = settings.cache.directory
+        self._directory = directory = settings.cache.directory
         addresses = ", ".join(map(str, settings.server.listen))
         owner = await asyncio.to_thread(Owner, directory, f"listening on {addresses}")
         self._parts.callback(owner.release)
@@ -71,7 +71,13 @@ class Service:
         self._ledger = Ledger(*_bounds(settings, self._filesystem), directory)
         partials = Partials(directory / "partial", self._blobs)
         self._retention = Retention(
-            self._blobs, self._index, partials, self._ledger, metrics, keep_partials=settings.partials.keep
+            self._blobs,
+            self._index,
+            partials,
+            self._ledger,
+            metrics,
+            changed=layout.changed,
+            keep_partials=settings.partials.keep,
         )
         self._parts.push_async_callback(self._retention.aclose)
 
@@ -114,8 +120,6 @@ class Service:
         self._tasks.start(self._housekeeping(), name="housekeeping")
         if self._certificate is not None:
             self._tasks.start(self._certificate.watch(), name="certificate")
-        if self._index.rebuild_needed:
-            self._tasks.start(self._rebuild(directory), name="rebuild of the index")
         self._probes.state = State.READY
         log.info("mirrorproxy %s serves %s on %s", __version__, ", ".join(settings.upstreams), addresses)
 
@@ -173,17 +177,24 @@ class Service:
         while True:
             with contextlib.suppress(CacheFailed):
                 await self._ledger.refresh()
+            if self._index.rebuild_needed and not self._rebuilding:
+                self._rebuilding = True
+                self._tasks.start(self._rebuild(), name="rebuild of the index")
             if not self._app.inflight and not len(self._fills):
                 await self._stacks.retire()
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _rebuild(self, directory: Path) -> None:
+    async def _rebuild(self) -> None:
+        """Fill an index that is new, or was lost while running."""
         try:
-            count = await rebuild(self._blobs, self._index, directory)
+            count = await rebuild(self._blobs, self._index, self._directory)
         except CacheFailed as error:
             log.warning("the index cannot be rebuilt: %s", error)
         else:
-            log.info("the index was rebuilt from the disk: %d manifests", count)
+            if count:
+                log.info("the index was rebuilt from the disk: %d manifests", count)
+        finally:
+            self._rebuilding = False
 
 
 def _bounds(settings: Settings, filesystem: int) -> tuple[int, int]:

@@ -16,10 +16,6 @@ from tests.fakes.hub import Hub
 from tests.fakes.script import Seen
 from tests.web.wire import Answer
 
-REGISTRIES = 80
-"""Upstreams of a shared service: a test has one of its own, and so nothing of what went wrong for another."""
-
-
 def upstream(hub: Hub, **changes: Any) -> dict[str, Any]:
     """The settings of one upstream that is this hub. Every tag is checked each time, and no "no" is remembered."""
     return {
@@ -102,9 +98,11 @@ async def hub() -> AsyncIterator[Hub]:
 async def proxy(
     hub: Hub, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> AsyncIterator[Proxy]:
-    """The service, with many upstreams that are all this hub. A module's `UPSTREAM` has what is different there."""
+    """The service, with many upstreams that are all this hub: each test has one of its own, and so nothing of what went
+    wrong for another. A module's `UPSTREAM` has what is different in their settings, `PLACES` how many it takes.
+    """
     changes = getattr(request.module, "UPSTREAM", {})
-    upstreams = {f"r{number:02}.test": upstream(hub, **changes) for number in range(REGISTRIES)}
+    upstreams = {f"r{number}.test": upstream(hub, **changes) for number in range(getattr(request.module, "PLACES", 40))}
     async with Proxy(tmp_path_factory.mktemp("proxy"), settings(upstreams)) as proxy:
         yield proxy
 
@@ -119,9 +117,10 @@ def numbers() -> "itertools.count[int]":
 def place(hub: Hub, proxy: Proxy, numbers: "itertools.count[int]") -> Place:
     """A registry and a repository of one's own; nothing is scripted, nothing was asked."""
     number = next(numbers)
+    assert f"r{number}.test" in proxy.settings["upstreams"], "the module needs more PLACES"
     hub.script.clear()
     hub.log.clear()
-    return Place(hub, proxy, f"r{number:02}.test", f"team/image-{number}")
+    return Place(hub, proxy, f"r{number}.test", f"team/image-{number}")
 
 
 @pytest.fixture

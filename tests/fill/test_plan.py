@@ -43,13 +43,13 @@ def test_nothing_is_left() -> None:
 def test_work_is_stolen_from_the_slowest() -> None:
     """The second half of what would take longest."""
     fast, slow = Claim(0, 40 * MIB, rate=10 * MIB), Claim(40 * MIB, 60 * MIB, rate=MIB)
-    assert steal([fast, slow], MIB) == (slow, Span(50 * MIB, 60 * MIB))
+    assert steal([fast, slow], 1.0) == (slow, Span(50 * MIB, 60 * MIB))
 
 
 def test_too_little_is_not_worth_a_request() -> None:
     """The end of a download is not cut into ever smaller pieces."""
-    assert steal([Claim(0, MIB, rate=1)], MIB) is None
-    assert steal([], MIB) is None
+    assert steal([Claim(0, MIB, rate=MIB)], 1.0) is None
+    assert steal([], 1.0) is None
 
 
 def test_starving_is_who_waits_for_what_will_not_come_soon() -> None:
