@@ -72,21 +72,26 @@ def wrk(url: str, size: int, connections: int, seconds: int) -> Rush:
     return Rush(report["requests"], report["bytes"], report["microseconds"] / 1e6)
 
 
-def download(host: str, port: int, path: str, size: int, start: threading.Barrier | None = None) -> Transfer:
+def download(host: str, port: int, path: str, size: int, others: threading.Barrier | None = None) -> Transfer:
     """GET into memory that is there already, and hash it after the last byte: the client is never what limits.
 
-    Waits for the others at `start`, if given. Raises Failure unless the answer is 200 with exactly `size` bytes.
+    Begins with the others, if given, and hashes when all of them are done. Raises Failure unless the answer is 200 with
+    exactly `size` bytes.
     """
     memory = mmap.mmap(-1, _HEAD + size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
     with memory, memoryview(memory) as buffer:
-        if start:
-            start.wait(_IDLE)
+        if others:
+            others.wait(_IDLE)
         began = time.perf_counter()
         try:
             body, first_byte = _receive(host, port, path, size, buffer)
         except OSError as error:
+            if others:
+                others.abort()
             raise Failure(f"GET http://{host}:{port}{path}: {error}") from error
         seconds = time.perf_counter() - began
+        if others:
+            others.wait()
         with buffer[body : body + size] as content:
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return Transfer(digest, first_byte - began, seconds)

@@ -16,6 +16,7 @@ from mirrorproxy.registry import Kind, Result
 # Seconds. Layers over slow links take minutes, manifests from memory well under a millisecond.
 _DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 1800)
 _FIRST_BYTES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_CODES = ("0", "200", "206", "304", "401", "403", "404", "429", "500", "502", "503", "504")  # others when they come
 
 
 class Metrics:
@@ -111,7 +112,8 @@ class Metrics:
                 self.reconnects.labels(registry, reason)
             for kind in Kind:
                 self.upstream_bytes.labels(registry, kind)
-                self.upstream_requests.labels(registry, kind, "200")
+                for code in _CODES:
+                    self.upstream_requests.labels(registry, kind, code)
                 for result in Result:
                     self.requests.labels(registry, kind, result)
                     self.response_bytes.labels(registry, kind, result)

@@ -34,8 +34,8 @@ _BATCH = 500
 class Retention:
     """Room in the cache: a `Space` for fills.
 
-    `changed` is called when content went; `keep_partials`: seconds that a part stays when nobody asks for more of it. `filling` says of which digests more is
-    coming now.
+    `changed` is called when content went. `keep_partials`: seconds that a part stays when nobody asks for more of it;
+    `filling` says of which digests more is coming now.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ need nginx nginx-light
 need wrk wrk
 need ip iproute2
 need strace strace
+need promtool prometheus
 need unshare util-linux
 need nsenter util-linux
 need mount mount

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from mirrorproxy.cache.ahead import Ahead, Mode
 from mirrorproxy.cache.memory import Negatives, Recent
 from mirrorproxy.cache.shelf import HIT, Shelf
-from mirrorproxy.errors import Denied, NotFound, TimedOut, Unauthorized, UpstreamError
+from mirrorproxy.errors import NotFound, Unauthorized, UpstreamError
 from mirrorproxy.fill import Fills
 from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag
@@ -61,7 +61,7 @@ class Cached:
         self._negatives = Negatives(rules.negative_ttl, clock)
         self._asking: SingleFlight[tuple[object, ...], Any] = SingleFlight()
         # When upstream failed about a tag, and what a HEAD said of a tag whose manifest is not here yet.
-        self._failed: Recent[tuple[Repository, str], float] = Recent(4096)
+        self._failed: Recent[tuple[object, ...], float] = Recent(4096)
         self._heard: Recent[tuple[Repository, Tag], tuple[Descriptor, float]] = Recent(4096)
 
         self._ahead = Ahead(rules.prefetch, self._fetch_ahead)
@@ -143,8 +143,7 @@ class Cached:
             if not fresh and 0 <= now - record.checked < self._rules.tag_ttl:
                 return Resolved(descriptor, Outcome(Result.HIT, age, stored=True)), None
             stale = Resolved(descriptor, Outcome(Result.STALE, age, stored=True))
-            failed = self._failed.get(key)
-            if failed is not None and not fresh and 0 <= now - failed < _LEAVE_ALONE:
+            if not fresh and self._left_alone(key):
                 return stale, None
             try:
                 async with asyncio.timeout(self._rules.patience):
@@ -266,19 +265,29 @@ class Cached:
         self, key: tuple[Repository, Kind, str], fetch: Callable[[], Coroutine[Any, Any, Listing]]
     ) -> Listing:
         kept = await self._shelf.listing(*key)
+        if kept is not None:
+            age = max(0.0, self._clock() - kept.checked)
+            stale = replace(kept.listing, outcome=Outcome(Result.STALE, age, stored=True))
+            if self._left_alone(key):
+                return stale
         try:
             async with asyncio.timeout(None if kept is None else self._rules.patience):
                 listing, joined = await self._ask(("list", *key), fetch)
-        except (UpstreamError, Denied, TimeoutError) as error:
+        except (UpstreamError, TimeoutError):
             if kept is None:
-                raise TimedOut("upstream takes too long") if isinstance(error, TimeoutError) else error from error
-            age = max(0.0, self._clock() - kept.checked)
-            return replace(kept.listing, outcome=Outcome(Result.STALE, age, stored=True))
+                raise
+            self._failed.put(key, self._clock())
+            return stale
         if not joined:
             await self._shelf.keep_listing(*key, listing, self._clock())
         return replace(listing, outcome=_came(joined, _KEPT))
 
     # Upstream.
+
+    def _left_alone(self, key: tuple[object, ...]) -> bool:
+        """Did upstream fail at this a moment ago?"""
+        failed = self._failed.get(key)
+        return failed is not None and 0 <= self._clock() - failed < _LEAVE_ALONE
 
     async def _ask(self, key: tuple[object, ...], work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
         """Ask upstream, once for all who ask the same; a "no" is believed for a while."""

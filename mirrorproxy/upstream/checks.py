@@ -79,6 +79,8 @@ def received_span(answer: Answer, start: int, end: int | None) -> tuple[Span | N
         return None if answer.length is None else Span(0, answer.length), answer.length
     if answer.status == 416 and (size := size_of(answer)) is not None and start >= size:
         return Span(start, start), size  # nothing, and how far beyond the end that was
+    if answer.status == 416:
+        raise BadAnswer(f"{answer.host} says that a blob has no bytes from {start} on, and not where it ends")
     told = parse_content_range(answer.headers.get("Content-Range"))
     if told is None or (start == 0 and end is None):
         raise BadAnswer(f"{answer.host} sent a part of a blob without being asked, or without saying which")

@@ -106,7 +106,7 @@ class Transport:
                 ttl_dns_cache=_DNS_TTL,
                 resolver=aiohttp.ThreadedResolver(),  # /etc/hosts and all; aiodns, if installed, would be taken instead
             ),
-            # No total timeout: an honest slow download takes hours. Bodies have their own, see `read`.
+            # No total timeout: an honest slow download takes hours. Bodies have an idle one, see `Answer.chunk`.
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,

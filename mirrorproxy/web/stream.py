@@ -205,8 +205,14 @@ class Reply:
             raise BadAnswer("a blob ends before its size")
 
     async def _piece(self, transport: asyncio.Transport, piece: bytes) -> None:
+        """Send a part of a body, and let others have a turn.
+
+        A transport that never pauses would keep the loop for the whole blob; and over TLS it never pauses when the
+        client is gone, which it learns of when the loop runs.
+        """
         self._count(len(piece))
         await self._write(transport, b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+        await asyncio.sleep(0)
 
     async def _write(self, transport: asyncio.Transport, data: bytes) -> None:
         if transport.is_closing():

@@ -2,10 +2,11 @@
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -13,8 +14,9 @@ import pytest_asyncio
 from mirrorproxy.names import Digest
 from tests.e2e.proxy import RUNNING, Proxy
 from tests.fakes.hub import Hub
-from tests.fakes.script import Seen
+from tests.fakes.script import Quirk, Seen
 from tests.web.wire import Answer
+
 
 def upstream(hub: Hub, **changes: Any) -> dict[str, Any]:
     """The settings of one upstream that is this hub. Every tag is checked each time, and no "no" is remembered."""
@@ -65,17 +67,27 @@ class Place:
         """HEAD it."""
         return await self.proxy.ask(self.path(kind, reference), "HEAD")
 
+    def is_here(self, seen: Seen) -> bool:
+        """Is a request that the upstream saw about this repository, or a blob of it?"""
+        marks = [self.repository, quote(self.repository, safe="")]
+        marks += [digest.hex for digest in self.hub.stock(self.repository).blobs]
+        return any(mark in seen.target for mark in marks)
+
+    def spoil(self, kind: str, quirk: Quirk) -> None:
+        """From now on the upstream's answers of this kind, about this repository, have this quirk."""
+        self.hub.script.when(kind, lambda seen: quirk if self.is_here(seen) else None)
+
+    def seen(self, kind: str | None = None, method: str | None = None) -> list[Seen]:
+        """The requests about this repository that the upstream saw."""
+        return [seen for seen in self.hub.seen(kind, method) if self.is_here(seen)]
+
     def asked(self) -> list[str]:
         """What the upstream was asked, as `GET manifest`: but for tokens, and what only brought the want of one."""
         return [
             f"{seen.method} {seen.kind}"
-            for seen in self.hub.log
+            for seen in self.seen()
             if seen.kind != "token" and not (seen.status == 401 and seen.authorization is None)
         ]
-
-    def seen(self, kind: str | None = None, method: str | None = None) -> list[Seen]:
-        """The requests of this kind and method that the upstream saw."""
-        return self.hub.seen(kind, method)
 
     def kept(self, digest: Digest) -> Path:
         """Where the content is when the cache has it."""
@@ -114,13 +126,23 @@ def numbers() -> "itertools.count[int]":
 
 
 @pytest.fixture
-def place(hub: Hub, proxy: Proxy, numbers: "itertools.count[int]") -> Place:
-    """A registry and a repository of one's own; nothing is scripted, nothing was asked."""
-    number = next(numbers)
-    assert f"r{number}.test" in proxy.settings["upstreams"], "the module needs more PLACES"
+def places(hub: Hub, proxy: Proxy, numbers: "itertools.count[int]") -> Callable[[], Place]:
+    """Makes places: a registry and a repository of one's own. Nothing is scripted, nothing was asked."""
     hub.script.clear()
     hub.log.clear()
-    return Place(hub, proxy, f"r{number}.test", f"team/image-{number}")
+
+    def new() -> Place:
+        number = next(numbers)
+        assert f"r{number}.test" in proxy.settings["upstreams"], "the module needs more PLACES"
+        return Place(hub, proxy, f"r{number}.test", f"team/image-{number:03}")
+
+    return new
+
+
+@pytest.fixture
+def place(places: Callable[[], Place]) -> Place:
+    """One place."""
+    return places()
 
 
 @pytest.fixture

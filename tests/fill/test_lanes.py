@@ -112,7 +112,7 @@ async def test_a_throttle_is_beaten_by_as_many_connections_as_are_allowed(
 ) -> None:
     """Every byte once, over that many connections and no more."""
     limits = Limits(connections=connections, parallel_from=MIB)
-    fills, line = fills_with(partials, metrics, limits), Line(rate=3 * MIB * 4 / connections)
+    fills, line = fills_with(partials, metrics, limits), Line(rate=2 * MIB * 4 / connections)
     assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
     assert line.most_open == connections
     assert line.sent <= len(DATA) + connections * (128 << 10), "no byte is asked for twice"

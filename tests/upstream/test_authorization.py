@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -218,9 +219,10 @@ async def test_nothing_is_sent_to_a_registry_that_does_not_ask(connected: Connec
         assert all(seen.authorization is None for seen in hub.log)
 
 
-async def test_nothing_is_sent_to_the_storage(hub: Hub, connected: Connect) -> None:
+@pytest.mark.parametrize("auth", ["bearer", "basic"])
+async def test_nothing_is_sent_to_the_storage(hub: Hub, connected: Connect, auth: Literal["bearer", "basic"]) -> None:
     """Neither token nor password: it would refuse them, and they are not meant for it."""
-    hub.users = {"ann": PASSWORD}
+    hub.users, hub.auth = {"ann": PASSWORD}, auth
     await pull(connected(hub, credentials=CREDENTIALS), hub.add_blob(ALPINE.name, b"layer"))
     (stored,) = hub.seen("cdn")
     assert stored.authorization is None

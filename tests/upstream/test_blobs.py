@@ -105,6 +105,14 @@ async def test_a_part_behind_the_end(upstream: Failover) -> None:
             assert await read(blob, start) == b""
 
 
+@pytest.mark.parametrize("content_range", [None, "bytes */1000000", "bytes */?"])
+async def test_a_part_that_is_refused_for_no_reason(hub: Hub, upstream: Failover, content_range: str | None) -> None:
+    """416 for what lies within the blob, or without its size."""
+    hub.script.always("cdn", Quirk(status=416, headers={"Content-Range": content_range}))
+    with pytest.raises(BadAnswer):
+        await upstream.blob(ALPINE, DIGEST, 600_000)
+
+
 async def test_an_empty_blob(hub: Hub, upstream: Failover) -> None:
     """Is one."""
     async with aclosing(await upstream.blob(ALPINE, hub.add_blob(ALPINE.name, b""))) as blob:

@@ -3,31 +3,37 @@
 import asyncio
 import logging
 import random
+import socket
+from collections.abc import AsyncGenerator
 
 import pytest
 from aiohttp import test_utils, web
 
-from mirrorproxy.names import Digest, repository
-from tests.fakes.memory import MemoryRegistry
+from mirrorproxy.names import Digest, Repository, repository
+from mirrorproxy.registry import Blob
+from tests.fakes.memory import HIT, MemoryRegistry, StreamBlob
 from tests.web.conftest import Serve, Served
-from tests.web.wire import connect
+from tests.web.wire import connect, reset, take_nothing
 
 REPOSITORY = repository("docker.io", "library/a")
-DATA = random.Random(5).randbytes(8_000_000)
+DATA = random.Random(5).randbytes(20_000_000)
 TARGET = f"/v2/a/blobs/{Digest.of(DATA)}"
 
 
-@pytest.fixture(params=[(kind, cancels) for kind in ("file", "stream") for cancels in (True, False)], ids=str)
+WAYS = [(kind, cancels, tls) for kind in ("file", "stream") for cancels in (True, False) for tls in (True, False)]
+
+
+@pytest.fixture(params=WAYS, ids=str)
 async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
-    """A server that cancels handlers at a disconnect, or does not."""
-    kind, cancels = request.param
-    return await serve(MemoryRegistry(kind), handler_cancellation=cancels)
+    """A server that cancels handlers at a disconnect, or does not; in clear and over TLS."""
+    kind, cancels, tls = request.param
+    return await serve(MemoryRegistry(kind), handler_cancellation=cancels, tls=tls)
 
 
 async def test_leaving_while_bytes_flow(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     """The blob is let go of; the log has a line, and no traceback; the server goes on."""
     served.registry.put_blob(REPOSITORY, DATA)
-    async with connect(served.port, limit=1000) as wire:
+    async with connect(served.port, served.tls, limit=1000) as wire:
         wire.send(TARGET)
         await wire.reader.readexactly(1000)
     await served.idle()
@@ -43,13 +49,13 @@ async def test_leaving_while_bytes_flow(served: Served, caplog: pytest.LogCaptur
 async def test_leaving_while_nothing_comes(served: Served) -> None:
     """At once where handlers are cancelled, else with the next bytes."""
     growth = served.registry.put_growing(REPOSITORY, DATA, available=1000)
-    async with connect(served.port) as wire:
+    async with connect(served.port, served.tls) as wire:
         wire.send(TARGET)
         await wire.head()
         await wire.reader.readexactly(1000)
     await asyncio.sleep(0.05)
     if served.app.inflight:
-        for to in range(1_000_000, 8_000_001, 1_000_000):
+        for to in range(1_000_000, 20_000_001, 1_000_000):
             growth.extend(to)
             await asyncio.sleep(0.01)
     await served.idle()
@@ -61,7 +67,7 @@ async def test_leaving_before_there_is_an_answer(served: Served) -> None:
     """No status was sent: 499 in the log, and no result is counted."""
     served.registry.put_blob(REPOSITORY, DATA)
     gate = served.registry.hold("blob")
-    async with connect(served.port) as wire:
+    async with connect(served.port, served.tls) as wire:
         wire.send(TARGET)
         while not served.registry.asked:
             await asyncio.sleep(0.005)
@@ -79,11 +85,48 @@ async def test_leaving_before_there_is_an_answer(served: Served) -> None:
 async def test_leaving_in_the_middle_of_a_pipeline(served: Served) -> None:
     """Ten requests sent, none read: nothing of it stays."""
     served.registry.put_blob(REPOSITORY, DATA)
-    async with connect(served.port, limit=1000) as wire:
+    async with connect(served.port, served.tls, limit=1000) as wire:
         for _ in range(10):
             wire.send(TARGET)
         await wire.reader.readexactly(10)
     await served.idle()
+
+
+class Leaving(StreamBlob):
+    """A blob whose client resets its connection when the first piece has been sent; then all is there at once."""
+
+    client: "asyncio.Future[socket.socket]"
+    pieces = 0
+
+    async def chunks(self, start: int, end: int | None) -> AsyncGenerator[bytes]:
+        """Pieces without a pause between."""
+        yield DATA[:10]
+        reset(await self.client)
+        for at in range(10, len(DATA), 10_000):
+            self.pieces += 1
+            yield DATA[at : at + 10_000]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+async def test_a_reset_is_noticed_before_the_next_bytes(
+    serve: Serve, tls: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also over TLS, where the transport learns of it only when the loop runs: the rest is not sent into the void."""
+
+    class OneBlob(MemoryRegistry):
+        async def blob(self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None) -> Blob:
+            opened.append(Leaving(self._blob(repository, digest), HIT, self.opened))
+            opened[0].client = client
+            return opened[0]
+
+    opened: list[Leaving] = []
+    client: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+    served = await serve(OneBlob("stream"), tls=tls)
+    served.registry.put_blob(REPOSITORY, DATA)
+    client.set_result(await asyncio.to_thread(take_nothing, served.port, served.tls, TARGET))
+    await served.idle()
+    assert opened[0].pieces < 10
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_before_the_servers_of_aiohttps_tests(serve: Serve) -> None:

@@ -15,7 +15,7 @@ from mirrorproxy.errors import DigestMismatch, MirrorproxyError, TimedOut, Unrea
 from mirrorproxy.names import Digest, repository
 from tests.fakes.memory import MemoryRegistry
 from tests.web.conftest import Serve, Served
-from tests.web.wire import connect
+from tests.web.wire import connect, take_nothing
 
 REPOSITORY = repository("docker.io", "library/a")
 DATA = random.Random(3).randbytes(3_000_000)
@@ -172,7 +172,7 @@ async def test_http_1_0(served: Served) -> None:
 async def test_a_client_that_takes_nothing_is_cut(served: Served) -> None:
     """After `write_timeout`, and the blob is let go of."""
     digest = served.registry.put_blob(REPOSITORY, DATA * 10)
-    with await asyncio.to_thread(_ask_and_take_nothing, served, digest):
+    with await asyncio.to_thread(take_nothing, served.port, served.tls, f"/v2/a/blobs/{digest}"):
         assert served.registry.opened["open"] == 1
         await served.idle()
     (line,) = await served.logged()
@@ -185,7 +185,7 @@ async def test_a_client_that_takes_nothing_is_cut(served: Served) -> None:
 async def test_a_very_slow_client_is_not_cut(served: Served) -> None:
     """Though it takes so little that the kernel never says there is room for more."""
     digest = served.registry.put_blob(REPOSITORY, DATA * 10)
-    with await asyncio.to_thread(_ask_and_take_nothing, served, digest) as client:
+    with await asyncio.to_thread(take_nothing, served.port, served.tls, f"/v2/a/blobs/{digest}") as client:
 
         def sip() -> int:
             taken = 0
@@ -210,25 +210,15 @@ async def test_memory_does_not_grow_with_clients_that_take_nothing(
     served = await serve(MemoryRegistry(kind), tls=tls, write_timeout=60)
     digest = served.registry.put_blob(REPOSITORY, DATA * 10)
     with ExitStack() as clients:
-        clients.enter_context(await asyncio.to_thread(_ask_and_take_nothing, served, digest))
+        clients.enter_context(await asyncio.to_thread(take_nothing, served.port, served.tls, f"/v2/a/blobs/{digest}"))
         before = _resident()
         for _ in range(100):
-            clients.enter_context(await asyncio.to_thread(_ask_and_take_nothing, served, digest))
+            clients.enter_context(
+                await asyncio.to_thread(take_nothing, served.port, served.tls, f"/v2/a/blobs/{digest}")
+            )
         assert served.app.inflight == 101
         assert _resident() - before < 100 * 400_000
     await served.idle()
-
-
-def _ask_and_take_nothing(served: Served, digest: Digest) -> socket.socket:
-    """A client that reads the head's first byte and no more."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
-    client.connect(("127.0.0.1", served.port))
-    if served.tls is not None:
-        client = served.tls.wrap_socket(client, server_hostname="localhost")
-    client.sendall(f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    assert client.recv(1) == b"H"
-    return client
 
 
 def _resident() -> int:

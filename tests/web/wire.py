@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -103,3 +105,21 @@ async def connect(port: int, tls: ssl.SSLContext | None = None, *, limit: int = 
         yield Wire(reader, writer)
     finally:
         writer.transport.abort()
+
+
+def take_nothing(port: int, tls: ssl.SSLContext | None, target: str) -> socket.socket:
+    """A blocking client that asked, and read the first byte of the answer's head and no more."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    client.connect(("127.0.0.1", port))
+    if tls is not None:
+        client = tls.wrap_socket(client, server_hostname="localhost")
+    client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert client.recv(1) == b"H"
+    return client
+
+
+def reset(client: socket.socket) -> None:
+    """Close a blocking client's connection so that the server's next write fails."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
