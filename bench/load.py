@@ -85,13 +85,12 @@ def download(host: str, port: int, path: str, size: int, others: threading.Barri
         began = time.perf_counter()
         try:
             body, first_byte = _receive(host, port, path, size, buffer)
+            seconds = time.perf_counter() - began
         except OSError as error:
-            if others:
-                others.abort()
             raise Failure(f"GET http://{host}:{port}{path}: {error}") from error
-        seconds = time.perf_counter() - began
-        if others:
-            others.wait()
+        finally:
+            if others:
+                others.wait()
         with buffer[body : body + size] as content:
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return Transfer(digest, first_byte - began, seconds)

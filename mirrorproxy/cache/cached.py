@@ -16,7 +16,7 @@ from mirrorproxy.fill import Fills
 from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag
 from mirrorproxy.registry import MISS, Blob, Kind, Listing, Manifest, Origin, Outcome, Resolved, Result
-from mirrorproxy.store.records import TagRecord
+from mirrorproxy.store.records import KeptListing, TagRecord
 from mirrorproxy.tasks import SingleFlight, Tasks
 
 log = logging.getLogger(__name__)
@@ -265,11 +265,8 @@ class Cached:
         self, key: tuple[Repository, Kind, str], fetch: Callable[[], Coroutine[Any, Any, Listing]]
     ) -> Listing:
         kept = await self._shelf.listing(*key)
-        if kept is not None:
-            age = max(0.0, self._clock() - kept.checked)
-            stale = replace(kept.listing, outcome=Outcome(Result.STALE, age, stored=True))
-            if self._left_alone(key):
-                return stale
+        if kept is not None and self._left_alone(key):
+            return self._stale(kept)
         try:
             async with asyncio.timeout(None if kept is None else self._rules.patience):
                 listing, joined = await self._ask(("list", *key), fetch)
@@ -277,10 +274,14 @@ class Cached:
             if kept is None:
                 raise
             self._failed.put(key, self._clock())
-            return stale
+            return self._stale(kept)
         if not joined:
             await self._shelf.keep_listing(*key, listing, self._clock())
         return replace(listing, outcome=_came(joined, _KEPT))
+
+    def _stale(self, kept: KeptListing) -> Listing:
+        age = max(0.0, self._clock() - kept.checked)
+        return replace(kept.listing, outcome=Outcome(Result.STALE, age, stored=True))
 
     # Upstream.
 

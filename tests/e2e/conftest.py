@@ -1,6 +1,7 @@
 """Fixtures: an upstream and a service for all tests of a module, and a place in both for each test."""
 
 import itertools
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest_asyncio
 
 from mirrorproxy.names import Digest
 from tests.e2e.proxy import RUNNING, Proxy
+from tests.fakes.content import Image
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk, Seen
 from tests.web.wire import Answer
@@ -39,7 +41,7 @@ def settings(upstreams: Mapping[str, Mapping[str, Any]], **others: Any) -> dict[
     first = next(iter(upstreams))
     return {
         "upstreams": {name: {**each, "default": name == first} for name, each in upstreams.items()},
-        "fills": {"budget": "5s"},
+        "fills": {"budget": "3s"},
         **others,
     }
 
@@ -52,6 +54,14 @@ class Place:
     proxy: Proxy
     registry: str
     repository: str
+
+    def image(self, *layers: bytes) -> Image:
+        """Put in an image with the tag `1`, of layers (at random, one) and a config that no other has."""
+        return self.hub.add_image(self.repository, "1", *(layers or (os.urandom(1000),)), config=os.urandom(100))
+
+    def blob(self, data: bytes) -> Digest:
+        """Put in a blob that no manifest names."""
+        return self.hub.add_blob(self.repository, data)
 
     def path(self, kind: str, reference: str) -> str:
         """The path of a manifest, blob, list of tags or of referrers."""

@@ -19,7 +19,7 @@ CLIENTS = 50
 async def test_many_clients_of_one_cold_blob(place: Place) -> None:
     """One GET, whoever comes while it runs or after it."""
     data = os.urandom(3 << 20)
-    digest = place.hub.add_blob(place.repository, data)
+    digest = place.blob(data)
     hold = asyncio.Event()
     place.hub.script.next("cdn", Quirk(stall=1 << 20, release=hold))
     async with asyncio.TaskGroup() as group:
@@ -39,7 +39,7 @@ async def test_many_clients_of_one_cold_blob(place: Place) -> None:
 
 async def test_many_clients_of_one_cold_tag(place: Place) -> None:
     """One GET for all who come while it runs."""
-    image = place.hub.add_image(place.repository, "1")
+    image = place.image()
     hold = asyncio.Event()
     place.hub.script.next("manifest", Quirk(hold=hold))
     async with asyncio.TaskGroup() as group:
@@ -54,8 +54,8 @@ async def test_many_clients_of_one_cold_tag(place: Place) -> None:
 
 async def test_ten_blobs_of_one_repository(place: Place) -> None:
     """One token, whether they are asked for one by one or all at once."""
-    first = place.hub.add_blob(place.repository, os.urandom(1000))
-    more = [place.hub.add_blob(place.repository, os.urandom(1000)) for _ in range(9)]
+    first = place.blob(os.urandom(1000))
+    more = [place.blob(os.urandom(1000)) for _ in range(9)]
     await place.get("blobs", first)
     async with asyncio.TaskGroup() as group:
         clients = [group.create_task(place.get("blobs", digest)) for digest in more]
@@ -66,7 +66,7 @@ async def test_ten_blobs_of_one_repository(place: Place) -> None:
 
 async def test_ten_blobs_at_once_before_any_token(place: Place) -> None:
     """The first ten learn together that a token is wanted, and one asks for it."""
-    blobs = [place.hub.add_blob(place.repository, os.urandom(1000)) for _ in range(10)]
+    blobs = [place.blob(os.urandom(1000)) for _ in range(10)]
     async with asyncio.TaskGroup() as group:
         clients = [group.create_task(place.get("blobs", digest)) for digest in blobs]
     assert {client.result().status for client in clients} == {200}
@@ -111,9 +111,9 @@ async def test_a_warm_image_within_its_time_and_after_it(hub: Hub, tmp_path_fact
 
 async def test_a_tag_that_moved(place: Place) -> None:
     """One HEAD says so, one GET by digest fetches it; one that moved back to what is known is not fetched."""
-    first = place.hub.add_image(place.repository, "1", b"one")
+    first = place.image()
     assert (await place.get("manifests", "1")).body == first.body
-    second = place.hub.add_image(place.repository, "1", b"two")
+    second = place.image()
     place.hub.log.clear()
     assert (await place.get("manifests", "1")).body == second.body
     assert [(seen.method, seen.target.rpartition("/")[2]) for seen in place.seen()] == [
@@ -129,11 +129,11 @@ async def test_a_tag_that_moved(place: Place) -> None:
 
 async def test_a_head_stays_a_head(place: Place) -> None:
     """What a client only asks about is not fetched."""
-    image = place.hub.add_image(place.repository, "1", b"layer")
+    image = place.image()
     answer = await place.head("manifests", "1")
     assert answer.headers["Docker-Content-Digest"] == image.manifest.digest
     assert int(answer.headers["Content-Length"]) == image.manifest.size
-    digest = place.hub.add_blob(place.repository, b"some blob")
+    digest = place.blob(os.urandom(9))
     assert (await place.head("blobs", digest)).headers["Content-Length"] == "9"
     assert "GET" not in {seen.method for seen in place.seen() if seen.kind != "token"}
     assert not place.kept(digest).exists()

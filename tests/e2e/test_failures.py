@@ -18,7 +18,7 @@ from tests.web.wire import Answer
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PLACES = 240
-UPSTREAM = {"header_timeout": "400ms", "revalidate_timeout": "1s"}
+UPSTREAM = {"header_timeout": "400ms", "revalidate_timeout": "400ms"}
 
 # What goes wrong, with the status and the code that a client is shown.
 FAULTS: dict[str, tuple[Quirk, int, str]] = {

@@ -5,7 +5,6 @@ import hashlib
 import json
 import random
 import resource
-import socket
 from contextlib import ExitStack
 from typing import Literal
 
