@@ -68,6 +68,7 @@ class Download:
         self.repository = flight.repository
         self.digest = flight.digest
         self._flight = flight
+        self._given = flight.size  # by a manifest: what an answer says besides is that answer's mistake
         self._limits = limits
         self.metrics = metrics
         self._budget = budget
@@ -175,7 +176,7 @@ class Download:
         flight, size, known = self._flight, transfer.size, self._ingest.total
         if size is not None and known not in (None, size):
             message = f"upstream speaks of {size} bytes, not {known}, for {self.digest}"
-            raise BadAnswer(message) if flight.size is not None else DisputedError(message)
+            raise BadAnswer(message) if self._given is not None else DisputedError(message)
         if size is not None:
             self._ingest.total = flight.size = size
             self._need(size)

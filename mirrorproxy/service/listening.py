@@ -12,6 +12,7 @@ from mirrorproxy.service.tls import Certificate
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024  # 1,000 clients at once wait 6 s for SYN retries with aiohttp's 128
+_END = 0.1  # seconds for what is answered still, after the grace time; 0 would be for ever (aiohttp's ceil_timeout)
 _FEW = 4096  # descriptors: two a client, one a connection upstream, 512 kept open
 
 
@@ -19,7 +20,7 @@ class Listening:
     """The listening sockets over one server. `start` opens them all or none."""
 
     def __init__(self, server: web.Server, certificate: Certificate | None) -> None:
-        self._runner = web.ServerRunner(server, shutdown_timeout=0.0)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_END)
         self._certificate = certificate
 
     async def start(self, addresses: Iterable[ListenAddress]) -> None:

@@ -36,6 +36,7 @@ from mirrorproxy.web.routes import Names
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 5.0  # seconds
+_FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the log
 
 
 class Service:
@@ -112,6 +113,7 @@ class Service:
 
         self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
         self._listening = Listening(self._app.server(), self._certificate)
+        self._parts.push_async_callback(self._app.drained, _FAREWELL)
         self._parts.push_async_callback(self._listening.aclose)
         await self._listening.start(settings.server.listen)
 

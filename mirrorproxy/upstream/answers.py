@@ -83,11 +83,6 @@ class Answer:
         """A web page: a login form, a captive portal, a proxy's own error."""
         return self.media_type in ("text/html", "application/xhtml+xml")
 
-    @property
-    def at_end(self) -> bool:
-        """Has the whole body come?"""
-        return self._response.content.at_eof()
-
     async def chunk(self) -> bytes:
         """The next bytes of the body as they come, or nothing at its end.
 
@@ -128,11 +123,8 @@ class Answer:
         return self
 
     def close(self) -> None:
-        """Let go of the connection: for the next request where the body was read to its end, else for good."""
-        if self.at_end:
-            self._response.release()
-        else:
-            self._response.close()
+        """Let go of the connection: for good, unless the body came to its end, and with that was free already."""
+        self._response.close()
         self._places.close()
 
     def __enter__(self) -> Self:

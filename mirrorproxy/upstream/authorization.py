@@ -69,24 +69,22 @@ class Authorizer:
             return Authorization(f"Bearer {value}", fresh=False)
         if self._scope_around is None:
             return None
-        scope = repository.name.join(self._scope_around)
-        return await self._bearer(repository, Demand(self._wanted.realm, self._wanted.service, scope), credential)
+        return await self._bearer(repository, self._demand(self._wanted, repository), credential)
 
     async def renewed(
         self, repository: Repository, refused: Answer, used: Authorization | None
     ) -> Authorization | None:
         """What to send instead after a 401 or 403; None where there is nothing better than what was `used`."""
         offered = challenge.choose(challenge.parse(refused.headers.getall("WWW-Authenticate", [])))
-        if refused.status == 403:  # a token that allows too little looks like this here and there
-            if used is None or used.fresh:
-                return None
-            offered = offered or self._wanted
-        if offered is None:
+        if offered is not None:
+            self._learn(offered, repository)
+        wanted = self._wanted
+        if wanted is None or (offered is None and refused.status == 401):
             return None
-        self._learn(offered, repository)
-        if offered.scheme == "basic":
-            return await self._basic(used)
-        demand = Demand(offered.realm, offered.service, offered.scope or f"repository:{repository.name}:pull")
+        if wanted.scheme == "basic":
+            return await self._basic(used) if refused.status == 401 else None
+        # A token that allows too little, or no more, is a 403 here and there, mostly without a word on what is wanted.
+        demand = self._demand(wanted, repository)
         if used is not None and used.fresh and used.demand == demand:
             return None
         spent = None if used is None else used.value.removeprefix("Bearer ")
@@ -96,6 +94,13 @@ class Authorizer:
         before, named, after = wanted.scope.partition(f":{repository.name}:")
         self._wanted = wanted
         self._scope_around = (f"{before}:", f":{after}") if named else None
+
+    def _demand(self, wanted: Challenge, repository: Repository) -> Demand:
+        """What this endpoint's token service has to be asked for."""
+        scope = wanted.scope or f"repository:{repository.name}:pull"
+        if self._scope_around is not None:
+            scope = repository.name.join(self._scope_around)
+        return Demand(wanted.realm, wanted.service, scope)
 
     async def _basic(self, used: Authorization | None) -> Authorization | None:
         credential = await self._credentials.get()

@@ -142,7 +142,7 @@ class AccessLog:
 def _text(text: str) -> str:
     """A JSON string, ASCII alone: whatever a client wrote, it breaks no line and drives no terminal."""
     if not text.isascii():
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        text = text.encode("utf-8", "backslashreplace").decode()  # bytes that are no UTF-8 came as lone surrogates
     return encode_basestring_ascii(text)
 
 
@@ -163,7 +163,8 @@ def _json_line(stamp: str, entry: Entry) -> str:
     error = "" if entry.error is None else f',"error":{_text(entry.error)}'
     return (
         f'{{"time":"{stamp}","level":"{_level(status)}","msg":"request","request_id":"{request_id}"'
-        f',"client":{_word(client)},"method":{_text(method)},"path":{_text(path[:_PATH_LIMIT])}'
+        f',"client":{"null" if client is None else _text(client)}'
+        f',"method":{_text(method)},"path":{_text(path[:_PATH_LIMIT])}'
         f',"registry":{_word(registry)},"repository":{_word(name)},"reference":{_word(reference)}'
         f',"kind":{_word(kind)},"cache":{_word(cache)},"status":{status},"bytes":{size}'
         f',"duration_ms":{duration * 1000:.3f},"ttfb_ms":{_milliseconds(first)}'
@@ -178,12 +179,13 @@ def _json_note(stamp: str, lines: int) -> str:
 
 def _human_line(stamp: str, entry: Entry) -> str:
     path = _text(entry.path[:_PATH_LIMIT])[1:-1]
+    client = _text(entry.client or "-")[1:-1]  # that of a unix socket is a path of its choice
     agent = _text((entry.user_agent or "-")[:_AGENT_LIMIT])[1:-1]
     first = "" if entry.first_byte is None else f", first byte {entry.first_byte * 1000:.1f} ms"
     end = (" ABORTED" if entry.aborted else "") + (f" ({_text(entry.error)[1:-1]})" if entry.error else "")
     return (
         f"{stamp[11:19]} {entry.status} {entry.method} {path} {entry.cache or '-'} {entry.bytes} B"
-        f" in {entry.duration * 1000:.1f} ms{first} {entry.client or '-'} {agent}{end}\n"
+        f" in {entry.duration * 1000:.1f} ms{first} {client} {agent}{end}\n"
     )
 
 

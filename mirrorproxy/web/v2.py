@@ -158,7 +158,7 @@ class V2:
             await reply.stream(206, fields, blob, span)
         else:
             body = errors.body("RANGE_INVALID", "the range begins after the end of the blob", {"size": blob.size})
-            fields |= {"Content-Type": "application/json", "Content-Range": f"bytes */{blob.size}"}
+            fields = {"Content-Type": "application/json", "Content-Range": f"bytes */{blob.size}"}
             await reply.send(416, fields, body)
 
     async def _list(self, reply: Reply, route: TagsRoute | ReferrersRoute, listing: Listing) -> None:

@@ -1,1 +1,1 @@
-"""The real process, `mirrorproxy serve`, in front of a scripted upstream: what was counted there is what is asserted."""
+"""The real process in front of a scripted upstream: what was counted there is what is asserted."""

@@ -1,7 +1,8 @@
 """A Hub-like upstream, and a registry connected to it."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
@@ -46,3 +47,15 @@ async def connected(metrics: Metrics) -> AsyncIterator[Connect]:
 def upstream(hub: Hub, connected: Connect) -> Failover:
     """The upstream `docker.io` at `hub`."""
     return connected(hub)
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The origin of a host that takes no connections, as behind a firewall that drops: its backlog is full."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server(("127.0.0.3", 0), backlog=0))
+        for _ in range(3):  # more than the kernel lets in without anybody accepting
+            client = sockets.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.3:{listener.getsockname()[1]}"

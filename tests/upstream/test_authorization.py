@@ -5,6 +5,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -116,6 +117,43 @@ async def test_a_403_to_a_token_got_for_it_is_final(hub: Hub, upstream: Failover
     with pytest.raises(Unauthorized):
         await upstream.manifest(ALPINE, Tag("latest"))
     assert hub.count("token") == 1
+
+
+async def test_a_403_without_a_challenge(hub: Hub, upstream: Failover) -> None:
+    """A token that was good once is replaced by one for the same repository, not for the one asked for last."""
+    for name in (ALPINE.name, "team/app"):
+        hub.add_blob(name, b"layer")
+        await pull(upstream, Digest.of(b"layer"), repository("docker.io", name))
+    hub.script.next("blob", Quirk(status=403))
+    assert await pull(upstream, Digest.of(b"layer")) == b"layer"
+    scopes = [parse_qs(urlsplit(seen.target).query)["scope"][0] for seen in hub.seen("token")]
+    assert scopes == ["repository:library/alpine:pull", "repository:team/app:pull", "repository:library/alpine:pull"]
+
+
+@pytest.mark.parametrize("challenge", [None, "Negotiate", "Bearer service=x", "Basic"])
+async def test_a_401_that_cannot_be_answered(hub: Hub, upstream: Failover, challenge: str | None) -> None:
+    """No challenge, one of another kind, a password that we do not have: asked once."""
+    hub.auth = "none"
+    hub.script.always("manifest", Quirk(status=401, headers={"WWW-Authenticate": challenge}))
+    for _ in range(2):
+        with pytest.raises(Unauthorized):
+            await upstream.manifest(ALPINE, Tag("latest"))
+    assert [seen.kind for seen in hub.log] == ["manifest"] * 2
+
+
+async def test_a_challenge_without_a_scope(hub: Hub, upstream: Failover) -> None:
+    """The usual one is asked for; and for another repository not before it is known that a token is wanted."""
+    hub.auth = "none"
+    realm = f'Bearer realm="{hub.token_service.origin}/token",service="registry.hub"'
+    hub.script.when(
+        "blob", lambda seen: None if seen.authorization else Quirk(status=401, headers={"WWW-Authenticate": realm})
+    )
+    for name in (ALPINE.name, "team/app"):
+        hub.add_blob(name, b"layer")
+        await pull(upstream, Digest.of(b"layer"), repository("docker.io", name))
+    scopes = [parse_qs(urlsplit(seen.target).query)["scope"][0] for seen in hub.seen("token")]
+    assert scopes == ["repository:library/alpine:pull", "repository:team/app:pull"]
+    assert [seen.status for seen in hub.seen("blob")] == [401, 307, 401, 307]
 
 
 async def test_a_repository_that_docker_hub_hides(hub: Hub, upstream: Failover) -> None:

@@ -139,8 +139,27 @@ async def test_connections_are_kept(hub: Hub, upstream: Failover) -> None:
     assert len({(seen.kind, seen.connection) for seen in hub.log}) == 3
 
 
-async def test_a_connection_that_was_closed_meanwhile(hub: Hub, upstream: Failover) -> None:
-    """Is no failure: the request goes over a new one at once."""
+async def test_connections_are_kept_where_redirects_take_their_time(hub: Hub, upstream: Failover) -> None:
+    """Their little bodies are read to the end; it is no great matter where that takes too long."""
+    hub.script.always("blob", Quirk(rate=500))
+    for _ in range(3):
+        async with aclosing(await upstream.blob(ALPINE, DIGEST)) as blob:
+            await read(blob)
+    assert len({seen.connection for seen in hub.seen("blob")}) == 1
+
+
+async def test_a_redirect_whose_body_stalls(hub: Hub, upstream: Failover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says is in its headers."""
+    monkeypatch.setattr("mirrorproxy.upstream.answers._DRAIN_TIME", 0.05)
+    hub.script.always("blob", Quirk(stall=0))
+    assert await received(await upstream.blob(ALPINE, DIGEST), 0) == (DATA, None)
+
+
+async def test_a_connection_that_was_closed_meanwhile(
+    hub: Hub, upstream: Failover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is no failure, and costs no try: the request goes over a new one at once."""
+    monkeypatch.setattr("mirrorproxy.upstream.retry.ATTEMPTS", 1)
     for _ in range(2):
         async with aclosing(await upstream.blob(ALPINE, DIGEST)) as blob:
             await read(blob)
