@@ -1,8 +1,12 @@
 """The sockets on which the service listens."""
 
+import errno
 import logging
+import os
 import resource
+import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 from aiohttp import web
 
@@ -22,6 +26,7 @@ class Listening:
     def __init__(self, server: web.Server, certificate: Certificate | None) -> None:
         self._runner = web.ServerRunner(server, shutdown_timeout=_END)
         self._certificate = certificate
+        self._files: list[Path] = []
 
     async def start(self, addresses: Iterable[ListenAddress]) -> None:
         """Listen. Raises `OSError` with the address where that fails."""
@@ -30,22 +35,42 @@ class Listening:
         for address in addresses:
             site: web.BaseSite
             if address.path is not None:
-                address.path.unlink(missing_ok=True) if address.path.is_socket() else None
+                _make_way(address.path)
                 site = web.UnixSite(self._runner, address.path, ssl_context=context, backlog=_BACKLOG)
             else:
                 site = web.TCPSite(
                     self._runner, address.host, address.port, ssl_context=context, backlog=_BACKLOG, reuse_address=True
                 )
             await site.start()
+            if address.path is not None:
+                self._files.append(address.path)
 
     async def close(self) -> None:
         """Take no more connections."""
         for site in list(self._runner.sites):
             await site.stop()
+        while self._files:
+            self._files.pop().unlink(missing_ok=True)
 
     async def aclose(self) -> None:
         """End the connections too."""
+        await self.close()
         await self._runner.cleanup()
+
+
+def _make_way(path: Path) -> None:
+    """Remove the socket of a service that was killed. Raises `OSError` where one listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            if path.is_socket():  # of a plain file the system says the same
+                path.unlink(missing_ok=True)
+        except OSError:
+            return  # nothing is there, or it is not ours to use: listening will tell
+        else:
+            raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: unix:{path}")
 
 
 def raise_file_limit() -> None:

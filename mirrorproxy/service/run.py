@@ -49,7 +49,7 @@ async def _serve(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
         await tasks.aclose()
     finally:
         await service.aclose()
-        log.info("stopped")
+    log.info("stopped")
 
 
 async def _reload(service: Service, reload: Callable[[], Loaded]) -> None:

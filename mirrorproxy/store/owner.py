@@ -16,7 +16,7 @@ class Owner:
 
     def __init__(self, directory: Path, who: str) -> None:
         """Take the directory, which is made where it is missing. Blocks. Raises `CacheFailed` where another has it."""
-        with disk_errors("take the cache directory"):
+        with disk_errors(f"take the cache directory {directory}"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:

@@ -79,7 +79,7 @@ class Authorizer:
         if offered is not None:
             self._learn(offered, repository)
         wanted = self._wanted
-        if wanted is None or (offered is None and refused.status == 401):
+        if wanted is None:
             return None
         if wanted.scheme == "basic":
             return await self._basic(used) if refused.status == 401 else None

@@ -109,8 +109,8 @@ class Upstream:
         self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None
     ) -> BodyTransfer:
         """See `Registry`. A GET at once, of no more than is asked for."""
-        span = format_range(start, end) if start or end is not None else None
-        answer = await self._endpoint.open("GET", repository, f"/blobs/{digest}", kind=Kind.BLOB, span=span, bulk=True)
+        span, path = format_range(start, end) if start or end is not None else None, f"/blobs/{digest}"
+        answer = await self._endpoint.open("GET", repository, path, kind=Kind.BLOB, span=span, bulk=True)
         try:
             if answer.status in (200, 206):
                 checks.check_blob(answer, digest)
@@ -118,15 +118,21 @@ class Upstream:
                 raise await refusal(answer, Kind.BLOB)
             held, size = checks.received_span(answer, start, end)
         except BaseException:
+            self._endpoint.forget(repository, path)
             answer.close()
             raise
+
+        def report(error: UpstreamError) -> None:
+            self._endpoint.forget(repository, path)
+            self.report(Kind.BLOB, error)
+
         return BodyTransfer(
             digest,
             answer,
             held,
             size,
             count=self._received.inc,
-            report=lambda error: self.report(Kind.BLOB, error),
+            report=report,
         )
 
     async def tags(self, repository: Repository, query: str = "") -> Listing:

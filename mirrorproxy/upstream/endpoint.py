@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from mirrorproxy.errors import BadAnswer
+from mirrorproxy.errors import BadAnswer, UpstreamError
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Repository
 from mirrorproxy.upstream.answers import Answer
@@ -19,6 +19,7 @@ from mirrorproxy.upstream.authorization import Authorization, Authorizer
 from mirrorproxy.upstream.transport import Transport, host_of
 
 _MAX_REDIRECTS = 5
+_TARGETS = 256  # redirects that are remembered
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AS_IT_STANDS = "".join(sorted(set(string.printable) - set(string.whitespace)))
 _QUERY = _AS_IT_STANDS.replace("#", "")
@@ -37,6 +38,7 @@ class Endpoint:
         self._transport = transport
         self._authorizer = authorizer
         self._metrics = metrics
+        self._targets: dict[URL, URL] = {}
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}>"
@@ -67,14 +69,41 @@ class Endpoint:
         with contextlib.ExitStack() as places:
             await self._transport.places[bulk].acquire()
             places.callback(self._transport.places[bulk].release)
-            answer = await self._authorized(method, repository, URL(url, encoded=True), headers, kind, bulk=bulk)
+            answer = await self._answer(method, repository, URL(url, encoded=True), headers, kind, bulk=bulk)
             return answer.holding(places.pop_all())
 
-    async def _authorized(
+    def forget(self, repository: Repository, path: str) -> None:
+        """Where a redirect led did not hold what it promised: ask the registry again next time."""
+        self._targets.pop(URL(f"{self._base}/v2/{repository.name}{path}", encoded=True), None)
+
+    async def _answer(
         self, method: str, repository: Repository, url: URL, headers: dict[str, str], kind: str, *, bulk: bool
     ) -> Answer:
+        """From where the last redirect led, as long as that answers; else by the registry.
+
+        The parts of a blob then cost one round trip each and not two. Signatures in such URLs end; then there is a new
+        redirect to ask for.
+        """
+        target = self._targets.get(url) if "Range" in headers else None
+        if target is not None:
+            with contextlib.suppress(UpstreamError):
+                answer, _ = await self._followed(method, target, headers, None, kind)
+                if answer.status in (200, 206):
+                    return answer
+                await answer.drain()
+            self._targets.pop(url, None)
+        answer, led_to = await self._authorized(method, repository, url, headers, kind)
+        if bulk and led_to != url and answer.status in (200, 206):
+            self._targets[url] = led_to
+            if len(self._targets) > _TARGETS:
+                del self._targets[next(iter(self._targets))]
+        return answer
+
+    async def _authorized(
+        self, method: str, repository: Repository, url: URL, headers: dict[str, str], kind: str
+    ) -> tuple[Answer, URL]:
         used = await self._authorizer.known(repository)
-        answer = await self._followed(method, url, headers, used, kind, bulk=bulk)
+        answer, led_to = await self._followed(method, url, headers, used, kind)
         if answer.home and answer.status in (401, 403):
             try:
                 renewed = await self._authorizer.renewed(repository, answer, used)
@@ -83,8 +112,8 @@ class Endpoint:
                 raise
             if renewed is not None:
                 await answer.drain()
-                answer = await self._followed(method, url, headers, renewed, kind, bulk=bulk)
-        return answer
+                answer, led_to = await self._followed(method, url, headers, renewed, kind)
+        return answer, led_to
 
     async def _followed(
         self,
@@ -93,19 +122,18 @@ class Endpoint:
         headers: dict[str, str],
         authorization: Authorization | None,
         kind: str,
-        *,
-        bulk: bool,
-    ) -> Answer:
+    ) -> tuple[Answer, URL]:
+        """The answer at the end of the redirects, and where that was."""
         home = True
         for _ in range(_MAX_REDIRECTS + 1):
             home = home and _origin(url) == self._origin
             own = {"Authorization": authorization.value} if home and authorization is not None else {}
-            response = await self._transport.exchange(method, url, kind=kind, headers=headers | own, bulk=bulk)
+            response = await self._transport.exchange(method, url, kind=kind, headers=headers | own)
             answer = Answer(response, home=home, idle_timeout=self._transport.idle_timeout)
             if home:
                 self._note_limits(answer)
             if answer.status not in _REDIRECTS:
-                return answer
+                return answer, url
             location = answer.headers.get("Location", "")
             await answer.drain()
             url = _target(url, location)

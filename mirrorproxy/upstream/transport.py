@@ -31,8 +31,9 @@ _HEADERS = {"User-Agent": f"mirrorproxy/{__version__}", "Accept-Encoding": "iden
 class Transport:
     """The connections of one upstream. Nothing is dialled, and no certificate read, before the first request.
 
-    Two pools, so that nothing else waits behind layers: `bulk` for blobs, the other for all the rest. Whoever has a
-    response open holds one of the pool's `places`, `max_connections` each, which are given out in order; requests for
+    One pool: a blob goes over the connection that its manifest came over, since a new one costs one to three round
+    trips. Nothing waits behind layers all the same: whoever has a response open holds one of the `places`, of which
+    there are `max_connections` for blobs (`bulk`), and as many for all the rest, given out in order. Requests for
     tokens need none, since they are made by somebody who holds one.
     """
 
@@ -43,7 +44,7 @@ class Transport:
         self._metrics = metrics
         self._proxies = Proxies(settings.proxy, os.environ)
         self._opening = asyncio.Lock()
-        self._sessions: dict[bool, aiohttp.ClientSession] | None = None
+        self._session: aiohttp.ClientSession | None = None
         self.places = {bulk: asyncio.Semaphore(settings.max_connections) for bulk in (False, True)}
         self._closed = False
 
@@ -55,13 +56,12 @@ class Transport:
         kind: str,
         headers: Mapping[str, str],
         form: Mapping[str, str] | None = None,
-        bulk: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send one request and return its response as soon as its headers are there; the caller closes it.
 
         `kind` is the metrics' label. Raises `Unreachable`, `TimedOut`, and `BadAnswer` for what is not HTTP.
         """
-        session = await self._session(bulk=bulk)
+        session = await self._opened()
         proxy = self._proxies.of(url)
         send = functools.partial(
             session.request, method, url, headers=headers, data=form, proxy=proxy, allow_redirects=False
@@ -87,14 +87,13 @@ class Transport:
         finally:
             self._metrics.upstream_requests.labels(self._registry, kind, code).inc()
 
-    async def _session(self, *, bulk: bool) -> aiohttp.ClientSession:
+    async def _opened(self) -> aiohttp.ClientSession:
         async with self._opening:
             if self._closed:
                 raise Unreachable("mirrorproxy is stopping")
-            if self._sessions is None:
-                trust = await asyncio.to_thread(_trust, self._settings.ca_file)
-                self._sessions = {bulk: self._open(trust) for bulk in (False, True)}
-            return self._sessions[bulk]
+            if self._session is None:
+                self._session = self._open(await asyncio.to_thread(_trust, self._settings.ca_file))
+            return self._session
 
     def _open(self, trust: ssl.SSLContext) -> aiohttp.ClientSession:
         connect = self._settings.connect_timeout
@@ -123,8 +122,8 @@ class Transport:
         """Close all connections."""
         self._closed = True
         async with self._opening:
-            sessions, self._sessions = self._sessions, None
-        for session in (sessions or {}).values():
+            session, self._session = self._session, None
+        if session is not None:
             await session.close()
 
 

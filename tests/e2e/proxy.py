@@ -52,10 +52,11 @@ class Proxy:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.address = own_address()
+        server = {"listen": [own_address()], **settings.get("server", {})}
+        self.address = server["listen"][0]
         self.settings: dict[str, Any] = {
             **settings,
-            "server": {"listen": [self.address], **settings.get("server", {})},
+            "server": server,
             "cache": {"directory": "cache", "max_size": "1GiB", "min_free": "1MiB", **settings.get("cache", {})},
         }
         self.cache = directory / self.settings["cache"]["directory"]
@@ -190,6 +191,11 @@ class Proxy:
             for sample in family.samples
             if sample.name == f"mirrorproxy_{metric}" and labels.items() <= sample.labels.items()
         )
+
+    async def idle(self) -> None:
+        """Wait until no download runs any more."""
+        while await self.total("fills_inflight"):
+            await asyncio.sleep(0.02)
 
     # What it writes.
 

@@ -10,7 +10,7 @@ from tests.e2e.conftest import Place
 from tests.e2e.proxy import until
 from tests.fakes.script import Quirk
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e bodies")]
 
 PLACES = 60
 UPSTREAM = {"header_timeout": "1s", "idle_timeout": "1s", "revalidate_timeout": "1s"}

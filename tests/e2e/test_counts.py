@@ -11,7 +11,7 @@ from tests.e2e.proxy import Proxy
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e counts")]
 
 CLIENTS = 50
 

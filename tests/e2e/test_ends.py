@@ -17,7 +17,7 @@ from tests.e2e.proxy import Proxy, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e ends")]
 
 MIB = 1 << 20
 SIZE = 32 * MIB

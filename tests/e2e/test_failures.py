@@ -15,7 +15,7 @@ from tests.e2e.conftest import Place
 from tests.fakes.script import Quirk
 from tests.web.wire import Answer
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e failures")]
 
 PLACES = 240
 UPSTREAM = {"header_timeout": "400ms", "revalidate_timeout": "400ms"}

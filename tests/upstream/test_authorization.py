@@ -119,12 +119,13 @@ async def test_a_403_to_a_token_got_for_it_is_final(hub: Hub, upstream: Failover
     assert hub.count("token") == 1
 
 
-async def test_a_403_without_a_challenge(hub: Hub, upstream: Failover) -> None:
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_without_a_challenge(hub: Hub, upstream: Failover, status: int) -> None:
     """A token that was good once is replaced by one for the same repository, not for the one asked for last."""
     for name in (ALPINE.name, "team/app"):
         hub.add_blob(name, b"layer")
         await pull(upstream, Digest.of(b"layer"), repository("docker.io", name))
-    hub.script.next("blob", Quirk(status=403))
+    hub.script.next("blob", Quirk(status=status, headers={"WWW-Authenticate": None}))
     assert await pull(upstream, Digest.of(b"layer")) == b"layer"
     scopes = [parse_qs(urlsplit(seen.target).query)["scope"][0] for seen in hub.seen("token")]
     assert scopes == ["repository:library/alpine:pull", "repository:team/app:pull", "repository:library/alpine:pull"]
