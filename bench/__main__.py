@@ -124,7 +124,7 @@ def bars(result: Result) -> tuple[list[str], bool]:
             continue
         met = value is not None and bar.met(value) and not unable
         missed |= not met
-        lines.append(f"{what}: {'unable' if value is None else f'{value:.3f}'}, {'met' if met else 'MISSED'}")
+        lines.append(f"{what}: {'unable' if value is None else f'{value:.4f}'}, {'met' if met else 'MISSED'}")
     return lines, missed
 
 

@@ -51,14 +51,17 @@ def _row(
         wanted = [image.config, *image.layers] if whole else [*image.layers]
         if not whole:
             check(server, image.by_tag, len(image.manifest), image.digest)  # a client comes by the manifest
-        with origin.through(network()):
-            before = origin.requests
-            pulled = _attempt(by, server, image)
-            if pulled.digests != [blob.digest for blob in wanted]:
-                raise Unable("fails", f"{server.name} delivered other bytes than the origin has")
+        try:
+            with origin.through(network()):
+                before = origin.requests
+                pulled = _attempt(by, server, image)
+                if pulled.digests != [blob.digest for blob in wanted]:
+                    raise Unable("fails", "other bytes came than the origin has")
+                origin.wait_idle(FINISH)
+                requests = origin.requests - before
+        finally:
             origin.wait_idle(FINISH)
-            requests = origin.requests - before
-        os.sync()  # what this one left to be written is not the next one's burden
+            os.sync()  # what this one left to be written is not the next one's burden
         return {
             name: pulled.seconds,
             f"{name}-asked": pulled.requests,

@@ -9,7 +9,7 @@ from mirrorproxy.config import TlsSettings
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 5.0  # seconds; cert-manager and certbot replace files long before the old certificate ends
+_LOOK_EVERY = 1.0  # seconds; it costs two calls of stat
 
 
 class Certificate:
@@ -42,7 +42,7 @@ class Certificate:
         try:
             _context(self._settings)  # a trial: loading a key that does not fit would spoil the one in use
             self.context.load_cert_chain(self._settings.cert, self._settings.key)
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             log.error("the new certificate is not taken over, the old one stays in use: %s", error)
         else:
             log.info("the certificate in %s is in use now", self._settings.cert)
@@ -61,7 +61,12 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
 
 
 def _context(settings: TlsSettings) -> ssl.SSLContext:
+    """Raises `OSError` where certificate and key cannot be used, or not together."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.cert, settings.key)
+    try:
+        context.load_cert_chain(settings.cert, settings.key)
+    except OSError as error:  # of which ssl.SSLError is one; neither says which file
+        reason = error.strerror or error
+        raise OSError(f"the certificate {settings.cert} with the key {settings.key}: {reason}") from None
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -93,7 +93,7 @@ class Endpoint:
                 await answer.drain()
             self._targets.pop(url, None)
         answer, led_to = await self._authorized(method, repository, url, headers, kind)
-        if bulk and led_to != url and answer.status in (200, 206):
+        if bulk and not answer.home and answer.status in (200, 206):
             self._targets[url] = led_to
             if len(self._targets) > _TARGETS:
                 del self._targets[next(iter(self._targets))]

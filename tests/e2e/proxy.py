@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ class Proxy:
     """One service with its configuration, cache and logs in `directory`; `async with`, or `start` and `stop`.
 
     `settings` are written to its configuration file at each start; `server.listen` and `cache` have values that suit
-    tests where none are given. `within` is a command that it is started by.
+    tests where none are given. `within` is a command that it is started by, `tls` what its clients trust.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Proxy:
         environ: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         within: tuple[str, ...] = (),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -59,11 +61,12 @@ class Proxy:
             "server": server,
             "cache": {"directory": "cache", "max_size": "1GiB", "min_free": "1MiB", **settings.get("cache", {})},
         }
-        self.cache = directory / self.settings["cache"]["directory"]
+        self.cache: Path = directory / self.settings["cache"]["directory"]
         self.config = directory / "config.yaml"
         self.environ = dict(environ or {})
         self._arguments = arguments
         self._within = within
+        self._tls = tls
         self._process: Process | None = None
         self._tolerated: list[str] = []
 
@@ -113,7 +116,7 @@ class Proxy:
 
     async def _ready(self) -> bool:
         try:
-            return (await ask(self.address, "/readyz")).status == 200
+            return (await self.ask("/readyz")).status == 200
         except OSError:
             return False
 
@@ -175,7 +178,7 @@ class Proxy:
 
     async def ask(self, target: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
         """One request on a connection of its own."""
-        return await ask(self.address, target, method, headers)
+        return await ask(self.address, target, method, headers, tls=self._tls)
 
     async def metrics(self) -> str:
         """The metrics page."""
@@ -231,6 +234,12 @@ class Proxy:
         await until(lambda: bool(found()))
         (line,) = found()
         return line
+
+    async def logged_now(self, target: str) -> dict[str, Any] | None:
+        """Ask for something: its line in the access log, None where none comes."""
+        request_id = (await self.ask(target)).headers["X-Request-ID"]
+        await asyncio.sleep(0.3)  # lines are written five times a second
+        return next((line for line in self.requests() if line["request_id"] == request_id), None)
 
     def tolerate(self, pattern: str) -> None:
         """An error in the log that matches this is no complaint: the test is about it."""
