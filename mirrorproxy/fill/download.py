@@ -29,6 +29,7 @@ from mirrorproxy.tasks import Tasks
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_EVERY = 1.0  # seconds of download that a crash may cost
+_RESTARTS = 2  # from the first byte, while nobody has seen one of those that were wrong
 _LONGEST_PAUSE = 10.0  # seconds between two tries, where upstream asks for no more
 
 
@@ -122,21 +123,23 @@ class Download:
             if ingest.total not in (None, flight.size):
                 await ingest.restart()
             ingest.total = flight.size
-        began, disputes, failures, seen = time.monotonic(), 0, 0, 0.0
+        began, failures, seen = time.monotonic(), 0, 0.0
+        disputed, restarts = 0.0, 0
         while True:
             try:
                 await self._transfer()
                 await ingest.verify()
             except (DisputedError, DigestMismatch) as error:
-                disputes += 1
                 if isinstance(error, DigestMismatch):
                     self.metrics.mismatches.labels(self.repository.registry).inc()
                     if self._last is not None:
                         self._last.blame(error)
-                elif disputes == 1:
+                elif self._progress > disputed:
+                    disputed = time.monotonic()
                     continue  # the answer that is new is the likelier liar: ask once more
-                if flight.handed or disputes > 2:
+                if flight.handed or restarts == _RESTARTS:
                     raise DigestMismatch(error.message) from error
+                restarts += 1
                 await ingest.restart()
                 ingest.total = flight.size
             except UpstreamError as error:

@@ -73,10 +73,14 @@ def _make_way(path: Path) -> None:
             raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: unix:{path}")
 
 
-def raise_file_limit() -> None:
-    """Take as many descriptors as the machine grants; say so where that is few."""
+def raise_file_limit() -> int:
+    """Take as many descriptors as the machine grants; how many clients at once these are enough for.
+
+    Two for each client, one for its transfer upstream; a part is left for what is kept open. Says so where they are few.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < _FEW:
-        log.warning("only %d file descriptors are granted (ulimit -n): about %d clients at once", hard, hard // 4)
+        log.warning("only %d file descriptors are granted (ulimit -n): %d clients at once", hard, hard // 4)
+    return hard // 4

@@ -52,7 +52,7 @@ class Service:
     async def start(self) -> None:
         """Make the parts and listen. Dials nobody. Raises `CacheFailed` or `OSError` where that cannot be."""
         settings = self._settings
-        raise_file_limit()
+        most_clients = raise_file_limit()
         self._directory = directory = settings.cache.directory
         addresses = ", ".join(map(str, settings.server.listen))
         owner = await asyncio.to_thread(Owner, directory, f"listening on {addresses}")
@@ -107,6 +107,7 @@ class Service:
             self._access,
             self._probes,
             settings.server.write_timeout,
+            most_clients,
         )
         self._parts.push_async_callback(self._app.aclose)
         self._observe(metrics)

@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from aiohttp import web
 from prometheus_client import Counter, Histogram
 
-from mirrorproxy.errors import Denied, MirrorproxyError, NotFound
+from mirrorproxy.errors import Denied, MirrorproxyError, NotFound, Overloaded
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Repository
 from mirrorproxy.registry import Kind, Registry, Result
@@ -53,7 +53,8 @@ class App:
     """Everything that is answered over HTTP.
 
     `names` gives the configured registries at each request, so that a reload counts at once. `inflight` is the number
-    of requests being answered. Closed by `aclose`, after the server.
+    of requests being answered; beyond `limit` of them the answer is 503, but for health pages and metrics. Closed by
+    `aclose`, after the server.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class App:
         access: AccessLog,
         probes: Probes,
         write_timeout: float = 60.0,
+        limit: int = 10_000,
     ) -> None:
         self.inflight = 0
+        self._limit = limit
         self._idle = asyncio.Event()
         self._v2 = V2(registry, catalog)
         self._names = names
@@ -139,6 +142,8 @@ class App:
         if isinstance(route, PageRoute):
             await self._page(reply, route)
             return
+        if self.inflight > self._limit:
+            raise Overloaded("too many requests at once; try again shortly")
         if isinstance(route, Push) and "Expect" in reply.request.headers:
             reply.keep_alive = False  # whether the body will come is the client's to decide
         form = getattr(route, "form", routes.BARE)

@@ -33,6 +33,7 @@ async def test_many_clients_of_one_cold_blob(place: Place) -> None:
     assert sorted(answer.headers["Cache-Status"] for answer in answers) == [
         "mirrorproxy; fwd=miss; collapsed; stored",
     ] * (CLIENTS - 1) + ["mirrorproxy; fwd=miss; stored"]
+    await place.proxy.idle()
     assert (await place.get("blobs", digest)).headers["Cache-Status"] == "mirrorproxy; hit"
     assert place.asked() == ["GET blob", "GET cdn"]
 

@@ -94,6 +94,7 @@ async def test_killed_in_mid_fill(serve: Serve, hub: Hub, data: bytes, named: bo
         assert [seen.range for seen in hub.seen("cdn")] == [f"bytes={kept.front}-"]
         assert hub.sent("cdn") == SIZE - kept.front
         assert await proxy.total("fill_resumes_total", registry="docker.io") == 1
+        await proxy.idle()
         assert (await proxy.ask(target(digest))).headers["Cache-Status"] == "mirrorproxy; hit"
 
 

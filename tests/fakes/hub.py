@@ -48,17 +48,17 @@ class _Token:
 
 
 class _Server:
-    """One origin: a port that stays the same when the server goes down and comes back."""
+    """One origin: a port that stays the same when the server goes down and comes back. `name` is its host in URLs."""
 
     def __init__(self, host: str, tls: ssl.SSLContext | None) -> None:
-        self.host = host
+        self.host = self.name = host
         self.port = 0
         self._tls = tls
         self._runner: web.AppRunner | None = None
 
     @property
     def origin(self) -> str:
-        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.name}:{self.port}"
 
     async def start(self, handler: Any) -> None:
         app = web.Application(client_max_size=1 << 20)

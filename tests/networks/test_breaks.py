@@ -129,7 +129,7 @@ async def test_an_honest_slow_link(serve: Serve, place: Place) -> None:
         assert asked(own.seen("cdn")) == [None]
 
 
-@pytest.mark.parametrize("status", [503, 429, 500, 502, 504])
+@pytest.mark.parametrize("status", [503, 429])
 @pytest.mark.parametrize("kind", ["cdn", "blob"])
 async def test_a_storm(place: Place, kind: str, status: int) -> None:
     """A dozen refusals between one connection and the next, then all is well: at the registry, and at the storage."""
