@@ -124,7 +124,7 @@ class Download:
                 await ingest.restart()
             ingest.total = flight.size
         began, failures, seen = time.monotonic(), 0, 0.0
-        disputed, restarts = 0.0, 0
+        disputed, restarts = -1.0, 0
         while True:
             try:
                 await self._transfer()

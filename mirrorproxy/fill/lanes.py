@@ -135,8 +135,12 @@ class Lanes:
             span = next_span(self._ingest.accepted, self._lanes, wanted, total, total)
             return None if span is None else _Lane(*span, total)
         length = max(_LEAST_SEGMENT, int(_SEGMENT * max((lane.rate for lane in self._lanes), default=0.0)))
+        position = starving(self._ingest.accepted, self._lanes, wanted, total, _SOON)
+        for lane in self._lanes:
+            if position is not None and lane.at < position < lane.end:
+                lane.end = position  # what comes after is wanted sooner than it gets there
         span = next_span(self._ingest.accepted, self._lanes, wanted, total, length)
-        if span is None:
+        if span is None and self._pace.spreads:
             answered = [lane for lane in self._lanes if lane.answered]
             for lane in answered:  # one that was to fetch all the rest leaves it to the others
                 if lane.left > 2 * length:
@@ -147,7 +151,7 @@ class Lanes:
                 return None
             victim, span = stolen
             victim.end = span.start
-        return _Lane(*span, total)
+        return None if span is None else _Lane(*span, total)
 
     def _collect(self) -> None:
         """See to the connections that ended."""
@@ -192,11 +196,14 @@ class Lanes:
                 lane.looked, lane.looked_bytes = now, lane.bytes
         if not self._limits.parallel_from <= total < _ENDLESS:
             return
-        if len(self._lanes) == self._pace.wanted and starving(
-            self._ingest.spans, self._lanes, self._owner.wanted, total, _SOON
-        ):
+        waits = starving(self._ingest.accepted, self._lanes, self._owner.wanted, total, _SOON)
+        if waits is not None and len(self._lanes) == self._pace.wanted and all(lane.answered for lane in self._lanes):
             self._pace.allow()
         self._pace.look(now, sum(1 for lane in self._lanes if lane.answered), sum(lane.left for lane in self._lanes))
+        if len(self._lanes) > self._pace.wanted:
+            # It does not pay: what is farthest from the front takes from the front what that could have.
+            farthest = max(self._lanes, key=lambda lane: lane.at)
+            farthest.end = farthest.at
 
     async def _fetch(self, lane: _Lane) -> None:
         """One request: from where the lane is up to its end, which may come nearer meanwhile."""

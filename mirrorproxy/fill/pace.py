@@ -9,7 +9,8 @@ class Pace:
     """The number of connections for one blob, from 1 to `most`.
 
     Starts with one. Where a connection more made the whole faster, the next one is tried, within half a second each;
-    where it did not, it is given up, and that is the end of trying.
+    where it did not, it is given up, and that is the end of trying. `spreads`: work is worth spreading over several,
+    as one more pays, or is just being tried.
     """
 
     def __init__(self, most: int) -> None:
@@ -19,6 +20,7 @@ class Pace:
         self._bytes = 0
         self._before = 0.0  # the rate with one connection less
         self._final = most <= 1
+        self._pays = False
 
     def cap(self, most: int) -> None:
         """No more than that from now on: the upstream ignores ranges, or asked for less."""
@@ -27,9 +29,14 @@ class Pace:
         self._final = self.wanted >= most
 
     def allow(self) -> None:
-        """One more for a reader that waits far ahead, whatever it brings in speed."""
+        """One more for a reader that waits far ahead, whatever it brings in speed: that is the end of trying."""
         self.wanted = min(self.wanted + 1, self._most)
-        self._since = None
+        self._final = True
+
+    @property
+    def spreads(self) -> bool:
+        """See the class."""
+        return self._pays or not self._final
 
     def arrived(self, size: int) -> None:
         """Bytes came."""
@@ -50,7 +57,9 @@ class Pace:
         if self.wanted > 1 and rate < self._before * _WORTH:
             self.wanted -= 1
             self._final = True
-        elif self.wanted < self._most and left > rate * _LEAST_LEFT:
+            return
+        self._pays = self.wanted > 1
+        if self.wanted < self._most and left > rate * _LEAST_LEFT:
             self._before = rate
             self.wanted += 1
             self._since = None

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from mirrorproxy.spans import Span, Spans
 
+_LEAST_PART = 512 << 10  # bytes
+
 
 @dataclass(slots=True, eq=False)
 class Claim:
@@ -29,7 +31,8 @@ def next_span(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], tota
     """The part to fetch next, of at most `length` bytes; None where every byte is here or on its way.
 
     First what a reader waits for that is not even on its way, the foremost first; then what follows the foremost
-    reader's bytes; then what is left anywhere.
+    reader's bytes; then what is left anywhere. A part ends where another reader waits, who may get its own connection:
+    one that is cut short then has sent some of the next part for nothing.
     """
     taken = Spans(spans)
     for claim in claims:
@@ -38,7 +41,8 @@ def next_span(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], tota
     starving = [position for position in positions if taken.end_of(position) == position]
     for position in (*starving[:1], *positions[:1], 0):
         for gap in taken.gaps(total, position):
-            return Span(gap.start, min(gap.end, gap.start + length))
+            others = (other for other in positions if other >= gap.start + _LEAST_PART)
+            return Span(gap.start, min(gap.end, gap.start + length, next(others, total)))
     return None
 
 
@@ -54,13 +58,12 @@ def steal(claims: Sequence[Claim], least: float) -> tuple[Claim, Span] | None:
     return victim, Span(victim.at + victim.left // 2, victim.end)
 
 
-def starving(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], total: int, soon: float) -> bool:
-    """Does a reader wait for bytes that will not come within `soon` seconds, as things are?"""
+def starving(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], total: int, soon: float) -> int | None:
+    """The foremost place where a reader waits for bytes that will not come within `soon` seconds, as things are."""
     claims = list(claims)
-    for position in wanted:
-        if position >= total or spans.end_of(position) > position:
-            continue
-        on_their_way = [claim for claim in claims if claim.at <= position < claim.end]
-        if not any((position - claim.at) <= claim.rate * soon for claim in on_their_way):
-            return True
-    return False
+    for position in sorted(wanted):
+        if position < total and spans.end_of(position) == position:
+            on_their_way = [claim for claim in claims if claim.at <= position < claim.end]
+            if not any(position - claim.at <= claim.rate * soon for claim in on_their_way):
+                return position
+    return None

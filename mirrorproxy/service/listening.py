@@ -76,7 +76,7 @@ def _make_way(path: Path) -> None:
 def raise_file_limit() -> int:
     """Take as many descriptors as the machine grants; how many clients at once these are enough for.
 
-    Two for each client, one for its transfer upstream; a part is left for what is kept open. Says so where they are few.
+    Two for each client, one for its transfer upstream; the rest is for what is kept open. Says so where they are few.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:

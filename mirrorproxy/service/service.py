@@ -63,8 +63,11 @@ class Service:
         self._parts.push_async_callback(self._blobs.aclose)
         await asyncio.to_thread(self._blobs.prepare)
         self._index = Index(directory / "index")
-        await self._index.open()
         self._parts.push_async_callback(self._index.aclose)
+        try:
+            await self._index.open()
+        except CacheFailed as error:  # a disk that is full, mostly: no reason not to pass on what upstream has
+            log.error("%s; it is tried again, and what is cached is not found until then", error)
         layout = LayoutWriter(directory, self._index, self._blobs)
         layout.start()
         self._parts.push_async_callback(layout.aclose)
@@ -171,6 +174,8 @@ class Service:
         """What is not as it should be, for `/readyz?verbose`."""
         if self._ledger.room <= 0:
             yield "disk: there is no room; what is not cached passes through"
+        if not self._index.is_open:
+            yield "index: it cannot be opened; what is cached is not found"
         if self._index.rebuild_needed:
             yield "index: being rebuilt from the disk"
         yield from self._stacks.troubles()

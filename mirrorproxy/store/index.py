@@ -64,6 +64,11 @@ class Index:
     def __repr__(self) -> str:
         return f"<Index {self._directory}{' closed' if self._connected is None else ''}>"
 
+    @property
+    def is_open(self) -> bool:
+        """Could the database be opened?"""
+        return self._connected is not None
+
     async def open(self) -> None:
         """Open the database, a new one where there is none or it is broken. When it fails it is tried again later."""
         await self._run(self._open)

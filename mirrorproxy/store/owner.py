@@ -1,5 +1,6 @@
 """One directory, one service."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -25,8 +26,9 @@ class Owner:
                 other = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
                 os.close(self._fd)
                 raise CacheFailed(f"{directory} is in use by {other or 'another process'}") from None
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"process {os.getpid()}, {who}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # on a full disk the lock alone has to do
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, f"process {os.getpid()}, {who}\n".encode(), 0)
 
     def release(self) -> None:
         """Leave it to others."""

@@ -1,6 +1,7 @@
 """mirrorproxy in a process of its own, and what can be seen of it from outside."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -153,7 +154,9 @@ class Proxy:
     async def kill(self) -> None:
         """End it with -9, if it runs."""
         if self._process is not None:
-            await self.stop(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                self.send(signal.SIGKILL)
+            await self.ended()
 
     async def restart(self) -> None:
         """Stop it in order and start it again."""

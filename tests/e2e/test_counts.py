@@ -157,3 +157,46 @@ async def test_no_cache_asks_now(hub: Hub, tmp_path_factory: pytest.TempPathFact
         assert (await place.get("manifests", "1")).body == image.body
         assert (await place.get("manifests", "1", Cache_Control="max-age=0, no-cache")).body == moved.body
         assert (await place.get("manifests", "1")).body == moved.body
+
+
+async def test_what_is_not_there(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A "no" is believed for `negative_ttl`, of every kind, and not a moment longer."""
+    hub.script.clear()
+    hub.add_image("team/known", "1", b"layer")
+    ttl = 2.0
+    rules = upstream(hub, negative_ttl=f"{ttl}s")
+    async with Proxy(tmp_path_factory.mktemp("negative"), settings({"docker.io": rules})) as proxy:
+        digest = Digest.of(os.urandom(8))
+        targets = [
+            *(f"/v2/team/known/{kind}" for kind in ("manifests/2", f"manifests/{digest}", f"blobs/{digest}")),
+            *(f"/v2/team/unknown/{kind}" for kind in ("manifests/1", "tags/list")),
+        ]
+        assert {answer.status for answer in await asyncio.gather(*map(proxy.ask, targets))} == {404}
+        asked = len(hub.log)
+        began = asyncio.get_running_loop().time()
+        for answer in await asyncio.gather(*map(proxy.ask, targets)):
+            assert (answer.status, answer.headers["Cache-Status"]) == (404, "mirrorproxy; hit; detail=negative")
+        assert len(hub.log) == asked
+        assert await proxy.total("cache_requests_total", result="negative") == len(targets)
+        hub.add_image("team/known", "2", b"layer")
+        hub.add_image("team/unknown", "1", b"layer")
+        await asyncio.sleep(began + ttl - asyncio.get_running_loop().time())
+        assert (await proxy.ask("/v2/team/known/manifests/2")).status == 200
+        assert (await proxy.ask("/v2/team/unknown/manifests/1")).status == 200
+
+
+async def test_a_registry_that_hides_what_it_has_not(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Docker Hub says 401 of a repository that does not exist: 403 for the client, after one new token, believed."""
+    async with Hub(hides=True) as hub:
+        image = hub.add_image("team/known", "1", b"layer")
+        rules = upstream(hub, negative_ttl="1m")
+        async with Proxy(tmp_path_factory.mktemp("hides"), settings({"docker.io": rules})) as proxy:
+            assert (await proxy.ask("/v2/team/known/manifests/1")).body == image.body
+            hub.log.clear()
+            for cached in (None, "mirrorproxy; hit; detail=negative"):
+                answer = await proxy.ask("/v2/team/none/manifests/1")
+                assert (answer.status, answer.error["code"]) == (403, "DENIED")
+                assert answer.headers.get("Cache-Status") == cached
+            assert hub.count("token") <= 2
+            assert hub.count("manifest") <= 2
+            assert (await proxy.ask("/v2/team/known/manifests/1")).status == 200

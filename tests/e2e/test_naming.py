@@ -147,8 +147,7 @@ async def test_lists_in_all_forms(scene: Scene) -> None:
     for name in ("3.18", "3.19"):
         scene.other.tag("library/alpine", name, scene.others.manifest.digest)
     for form in OTHERS.values():
-        target: str | None = form.replace("manifests/3.20", "tags/list")
-        target += ("&" if "?" in str(target) else "?") + "n=1"
+        target: str | None = form.replace("manifests/3.20", "tags/list") + ("&" if "?" in form else "?") + "n=1"
         found: list[str] = []
         while target is not None:
             answer = await scene.proxy.ask(target)

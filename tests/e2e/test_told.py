@@ -247,3 +247,16 @@ async def test_text_for_people(scene: Scene) -> None:
         assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
     scene.proxy.stderr.unlink()
     scene.proxy.stderr.write_text("")
+
+
+async def test_logs_that_cannot_be_written(tmp_path: Path) -> None:
+    """A full disk under both: pulls go on as if nothing were."""
+    async with Hub() as hub:
+        image = hub.add_image("library/alpine", "3.20", os.urandom(100))
+        within = ("sh", "-c", 'exec "$@" >/dev/full 2>/dev/full', "sh")
+        async with Proxy(tmp_path, settings({"docker.io": upstream(hub)}), within=within) as proxy:
+            for _ in range(3):
+                assert (await proxy.ask("/v2/library/alpine/manifests/3.20")).body == image.body
+                await hub.stop()
+                assert (await proxy.ask("/v2/library/alpine/manifests/3.20")).status == 200
+                await hub.start()

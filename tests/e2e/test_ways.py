@@ -45,8 +45,7 @@ def serve(folder: Path, hubs: list[Hub], *endpoints: str, **changes: Any) -> Pro
 async def test_the_first_one_is_down(hubs: list[Hub], tmp_path: Path) -> None:
     """The second answers within the same request, for all kinds; later requests do not even try the first."""
     data = os.urandom(MIB)
-    for hub in hubs:
-        image = hub.add_image(NAME, "1", data)
+    _, image = [hub.add_image(NAME, "1", data) for hub in hubs]
     async with serve(tmp_path, hubs, DEAD, hubs[1].url) as proxy:
         began = asyncio.get_running_loop().time()
         assert (await proxy.ask(f"/v2/{NAME}/manifests/1")).body == image.body
@@ -65,8 +64,7 @@ async def test_the_first_one_is_down(hubs: list[Hub], tmp_path: Path) -> None:
 )
 async def test_the_first_one_is_ill(hubs: list[Hub], tmp_path: Path, quirk: Quirk) -> None:
     """The second answers, whatever is wrong with the first."""
-    for hub in hubs:
-        image = hub.add_image(NAME, "1", b"layer")
+    _, image = [hub.add_image(NAME, "1", b"layer") for hub in hubs]
     hubs[0].script.always("manifest", quirk)
     async with serve(tmp_path, hubs) as proxy:
         assert (await proxy.ask(f"/v2/{NAME}/manifests/1")).body == image.body
@@ -76,8 +74,7 @@ async def test_the_first_one_is_ill(hubs: list[Hub], tmp_path: Path, quirk: Quir
 async def test_one_that_breaks_in_mid_blob(hubs: list[Hub], tmp_path: Path) -> None:
     """The other one has the rest: of a blob it makes no difference who sends which bytes."""
     data = os.urandom(MIB)
-    for hub in hubs:
-        digest = hub.add_blob(NAME, data)
+    _, digest = [hub.add_blob(NAME, data) for hub in hubs]
     hubs[0].script.always("cdn", Quirk(cut=400_000))
     async with serve(tmp_path, hubs, connections=1) as proxy:
         answer = await proxy.ask(f"/v2/{NAME}/blobs/{digest}")
@@ -88,8 +85,7 @@ async def test_one_that_breaks_in_mid_blob(hubs: list[Hub], tmp_path: Path) -> N
 async def test_one_that_sends_wrong_bytes(hubs: list[Hub], tmp_path: Path) -> None:
     """Is asked last from then on."""
     data = os.urandom(1000)
-    for hub in hubs:
-        digest = hub.add_blob(NAME, data)
+    _, digest = [hub.add_blob(NAME, data) for hub in hubs]
     hubs[0].script.always("cdn", Quirk(corrupt=True))
     async with serve(tmp_path, hubs) as proxy:
         assert (await proxy.ask(f"/v2/{NAME}/blobs/{digest}")).body == data

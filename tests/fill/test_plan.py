@@ -40,6 +40,12 @@ def test_nothing_is_left() -> None:
     assert next_span(Spans([(0, 50)]), [Claim(50, 100)], [0], 100, 30) is None
 
 
+def test_a_part_ends_where_the_next_reader_waits() -> None:
+    """Each of those who wait far from each other gets a request of its own, none of which is cut short."""
+    assert next_span(Spans(), [Claim(0, MIB)], [0, MIB, 3 * MIB, 9 * MIB], 20 * MIB, 16 * MIB) == Span(MIB, 3 * MIB)
+    assert next_span(Spans(), [], [0, 1000], 20 * MIB, 16 * MIB) == Span(0, 16 * MIB), "but no crumbs"
+
+
 def test_work_is_stolen_from_the_slowest() -> None:
     """The second half of what would take longest."""
     fast, slow = Claim(0, 40 * MIB, rate=10 * MIB), Claim(40 * MIB, 60 * MIB, rate=MIB)
@@ -55,10 +61,10 @@ def test_too_little_is_not_worth_a_request() -> None:
 def test_starving_is_who_waits_for_what_will_not_come_soon() -> None:
     """Bytes that are here, or will be within the time, are enough."""
     claims = [Claim(10, 1000, rate=10)]
-    assert not starving(Spans([(0, 10)]), claims, [5, 12], 1000, 1.0)
-    assert starving(Spans([(0, 10)]), claims, [500], 1000, 1.0)
-    assert starving(Spans(), [], [0], 1000, 1.0)
-    assert not starving(Spans(), claims, [1000], 1000, 1.0)
+    assert starving(Spans([(0, 10)]), claims, [5, 12], 1000, 1.0) is None
+    assert starving(Spans([(0, 10)]), claims, [700, 500], 1000, 1.0) == 500
+    assert starving(Spans(), [], [0], 1000, 1.0) == 0
+    assert starving(Spans(), claims, [1000], 1000, 1.0) is None
 
 
 @given(
