@@ -107,11 +107,11 @@ class Download:
 
     async def _end(self, error: MirrorproxyError) -> None:
         """End without the whole: what came is kept, unless it is known to be wrong, and readers get the error."""
-        if self._flight.ingest is not None:
-            if isinstance(error, DigestMismatch):
-                await self._flight.ingest.discard()
+        if (ingest := self._flight.ingest) is not None:
+            if isinstance(error, DigestMismatch) or not ingest.accepted:  # else a client fills the disk with digests
+                await ingest.discard()
             else:
-                await self._flight.ingest.close()
+                await ingest.close()
         self._flight.tell(error)
         if not isinstance(error, NotFound | Overloaded):
             log.warning("%s@%s: %s", self.repository, self.digest, error)

@@ -351,7 +351,6 @@ async def test_tokens_that_expire_on_the_way(place: Place) -> None:
 
 async def test_a_token_is_used_until_it_ends(place: Place) -> None:
     """And not after it, by its own word: no request is made that can only bring a 401."""
-    place.hub.expires_in = 60
     blobs = [place.blob(os.urandom(1000)) for _ in range(3)]
     for digest in blobs:
         await place.get("blobs", digest)
@@ -364,11 +363,27 @@ async def test_signatures_that_expire(place: Place) -> None:
     """A signed URL that is good no more in mid-transfer: the registry is asked for another."""
     data = os.urandom(2 * MIB)
     digest = place.blob(data)
-    place.hub.script.next("cdn", Quirk(cut=MIB))
-    answer = await place.get("blobs", digest)
-    assert (answer.complete, answer.body) == (True, data)
-    targets = [seen.target for seen in place.seen("cdn")]
-    assert len(targets) == len(set(targets)) == 2, "a signed URL was used twice"
+    go_on = asyncio.Event()
+    place.hub.script.next("cdn", Quirk(stall=MIB, release=go_on, cut=MIB + 1))
+    async with connect(place.proxy.address) as wire:
+        _, first = await begin(wire, place.path("blobs", digest), MIB)
+        place.hub.expire_signatures()
+        go_on.set()
+        assert first + await wire.reader.readexactly(MIB) == data
+    assert place.seen("cdn")[-1].status == 206
+    assert len({seen.target for seen in place.seen("cdn")}) == 2
+
+
+@pytest.mark.parametrize("lifetime", [None, 0, 1, 1.5, 86_400])
+async def test_lifetimes_of_tokens(place: Place, lifetime: float | None) -> None:
+    """Whatever the token service says, or does not say: pulls go on."""
+    place.hub.expires_in = lifetime
+    try:
+        for _ in range(4):
+            assert (await place.get("blobs", place.blob(os.urandom(100)))).status == 200
+    finally:
+        place.hub.expires_in = 300
+    assert len(place.seen("token")) <= 8
 
 
 async def test_redirects(place: Place) -> None:

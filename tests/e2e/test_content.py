@@ -39,8 +39,8 @@ def _nothing_to_tell(proxy: Proxy) -> Iterator[None]:
 )
 async def test_manifests_of_every_kind(place: Place, media_type: str) -> None:
     """Byte for byte, with their own media type, whatever the client accepts; also from memory and disk."""
-    document = {"manifests": []} if "index" in media_type or "list" in media_type else {"layers": []}
-    odd = json.dumps({"schemaVersion": 2, "mediaType": media_type, **document, "z": place.repository}, indent=7)
+    key = "manifests" if "index" in media_type or "list" in media_type else "layers"
+    odd = json.dumps({"schemaVersion": 2, "mediaType": media_type, key: [], "z": place.repository}, indent=7)
     body = f"\n{odd} \n".encode()
     digest = place.hub.add_manifest(place.repository, body, "1", media_type=media_type).digest
     for _ in range(2):
@@ -69,9 +69,6 @@ async def test_sha512(place: Place) -> None:
         await place.proxy.idle()
     assert place.kept(blob).read_bytes() == data
     assert len(place.seen("cdn")) == 1
-    wrong = Digest(f"sha512:{hashlib.sha512(b'other').hexdigest()}")
-    stock.blobs[wrong] = data[:1000]
-    place.proxy.tolerate("are not sha512")
 
 
 async def test_conditions(place: Place) -> None:
@@ -103,7 +100,7 @@ RANGES = {
 @pytest.mark.parametrize("which", RANGES)
 @pytest.mark.parametrize("state", ["cold", "coming", "cached"])
 async def test_ranges(place: Place, which: str, state: str) -> None:
-    """206 with just these bytes, cold, from a download under way and from the cache; one transfer in all."""
+    """206 with just these bytes, cold, from a download under way and from the cache; each byte is fetched once."""
     text, start, end = RANGES[which]
     data = os.urandom(3 * MIB)
     digest = place.image(data).layers[0].digest
@@ -125,7 +122,7 @@ async def test_ranges(place: Place, which: str, state: str) -> None:
     assert answer.headers["Content-Range"] == f"bytes {first}-{first + len(answer.body) - 1}/{len(data)}"
     await place.proxy.idle()
     assert place.kept(digest).read_bytes() == data
-    assert len(place.seen("cdn")) == 1
+    assert sum(seen.sent for seen in place.seen("cdn")) == len(data)
 
 
 async def test_conditions_of_ranges(place: Place) -> None:

@@ -64,6 +64,18 @@ async def test_an_upstream_less(proxy: Proxy, hub: Hub) -> None:
     assert hub.log == []
 
 
+async def test_other_patterns(proxy: Proxy, hub: Hub) -> None:
+    """What they forbid now is not served any more, cached or not; what they allow is."""
+    image = hub.add_image("team/app", "1", os.urandom(100))
+    target = "/v2/team/app/manifests/1"
+    assert (await proxy.ask(target)).body == image.body
+    for patterns, status in ((["other/*"], 403), (["team/*"], 200), (["team/other"], 403), ([], 200)):
+        proxy.settings["upstreams"]["docker.io"]["repositories"] = patterns
+        await proxy.reload()
+        assert (await proxy.ask(target)).status == status
+        assert (await proxy.ask(f"/v2/team/app/blobs/{image.layers[0].digest}", "HEAD")).status == status
+
+
 async def test_another_time_to_live(proxy: Proxy, hub: Hub) -> None:
     """Counts for what is cached already."""
     image = hub.add_image("team/ttl", "1", os.urandom(100))
