@@ -47,6 +47,7 @@ async def _no_task_left() -> AsyncIterator[None]:
     """Every task that a test began has ended when the test has."""
     before = asyncio.all_tasks()
     yield
+    left: list[asyncio.Task[Any]] = []
     for _ in range(20):
         left = [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()]
         if not left:

@@ -104,7 +104,7 @@ class Fills:
         """Begin a download that clients will want soon, after all that they want now. Does nothing where one runs."""
         if digest not in self._flights:
             with contextlib.suppress(Overloaded):
-                self._begin(Flight(source, repository, digest, size), stored)
+                self._begin(Flight(source, repository, digest, size, left=self._left), stored)
                 self._metrics.fills_ahead.labels(repository.registry).inc()
 
     def _begin(self, flight: Flight, stored: Stored | None) -> Flight:

@@ -58,7 +58,7 @@ async def proxy(
 
 @pytest.fixture
 def serve(hub: Hub, tmp_path: Path) -> Serve:
-    """A service of the test's own in front of the hub: `serve(fills={...}, cache={...}, partials={...}, **upstream)`."""
+    """A service of the test's own in front of the hub: `serve(fills={..}, cache={..}, partials={..}, **upstream)`."""
     hub.script.clear()
     hub.log.clear()
 

@@ -165,7 +165,7 @@ async def test_retry_after(place: Place, status: int) -> None:
 
 
 async def test_down_for_longer_than_the_budget(serve: Serve, place: Place) -> None:
-    """Time without progress ends a download, nothing else does; what came is kept, and the next client goes on there."""
+    """Time without progress ends a download; what came is kept, and the next client goes on there."""
     data = os.urandom(8 * MIB)
     timing = {"idle_timeout": "300ms", "header_timeout": "500ms", "connect_timeout": "500ms"}
     async with serve(fills={"budget": "1s"}, connections=1, revalidate_timeout="500ms", **timing) as proxy:

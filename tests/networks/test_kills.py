@@ -28,6 +28,11 @@ def flushed(proxy: Proxy) -> Spans:
     return Spans((start, end) for state in proxy.partials() for start, end in state["spans"])
 
 
+async def come(hub: Hub, size: int) -> None:
+    """Wait until the storage has sent so many bytes."""
+    await until(lambda: hub.sent("cdn") >= size)
+
+
 async def survives(place: Place, size: int, points: list[int]) -> None:
     """Check that a blob comes whole although the service is killed whenever its download has come to one of `points`.
 
@@ -42,8 +47,7 @@ async def survives(place: Place, size: int, points: list[int]) -> None:
         await proxy.start()
         async with connect(proxy.address) as wire:
             wire.send(place.path("blobs", digest))
-            came = flushed(proxy).total
-            await until(lambda came=came: came + hub.sent("cdn") >= point)  # type: ignore[misc]  # a default is known
+            await come(hub, point - kept.total)
             await proxy.kill()
             received = await rest(wire)
             assert len(received) < size
