@@ -77,7 +77,8 @@ def test_three_pulls_and_what_they_cost(tmp_path: Path) -> None:
         if re.match(r"(cold|warm|offline) +[0-9.]+  ", line)
     }
     # HEAD of the tag, the manifest, the config, six layers
-    assert rows == {"cold": [size[1], "9", "0%"], "warm": ["0", "0", "100%"], "offline": ["0", "0", "100%"]}
+    assert rows.pop("cold")[:2] == [size[1], "9"]  # what was read ahead may be a hit already
+    assert rows == {"warm": ["0", "0", "100%"], "offline": ["0", "0", "100%"]}
     assert "\x1b" not in done.stdout
     assert list(folder.iterdir()) == []
     assert not mine.exists()

@@ -92,6 +92,8 @@ def cached(index: Index, blobs: BlobStore) -> Iterator[Entry]:
         for digest, descriptor in manifests.items():
             if digest not in covered:
                 yield Entry(repository, digest, descriptor)
+    if index.rebuild_needed:  # it was opened, or lost, while it was read: what it lacks would be lost for good
+        raise CacheFailed("the index has to be rebuilt first")
 
 
 async def rebuild(blobs: BlobStore, index: Index, directory: Path) -> int:

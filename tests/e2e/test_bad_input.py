@@ -8,7 +8,7 @@ import pytest_asyncio
 from mirrorproxy.names import Digest
 from tests.e2e.client import connect, say
 from tests.e2e.conftest import settings, upstream
-from tests.e2e.proxy import Proxy
+from tests.e2e.proxy import Proxy, until
 from tests.fakes.hub import Hub
 from tests.web.test_malformed import MALFORMED
 from tests.web.wire import Answer
@@ -28,6 +28,8 @@ async def proxy(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
             hub.add_image(name, tag, b"layer")
     upstreams = {"docker.io": upstream(hub), "ghcr.io": upstream(hub)}
     async with Proxy(tmp_path_factory.mktemp("proxy"), settings(upstreams)) as proxy:
+        began = (proxy.cache / "index.json").stat().st_mtime_ns
+        await until(lambda: (proxy.cache / "index.json").stat().st_mtime_ns > began)  # it is written once at each start
         yield proxy
 
 

@@ -282,12 +282,15 @@ async def test_a_disk_that_is_full_all_at_once(small: Proxy, hub: Hub) -> None:
                 await small.idle()
 
 
-async def test_a_start_on_a_full_disk(serve: Serve, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", ["there", "lost"])
+async def test_a_start_on_a_full_disk(serve: Serve, hub: Hub, tmp_path: Path, index: str) -> None:
     """The service starts and passes on what upstream has; with room again, what was cached is there as before."""
     first = serve()
     async with first:
         answers = await pulled(first, hub)
     (tmp_path / "cache").rename(tmp_path / "before")
+    if index == "lost":
+        shutil.rmtree(tmp_path / "before" / "index")
     *namespace, script, name = on_tmpfs(tmp_path / "cache", "4m")
     fill_it = (
         f'cp -a "{tmp_path}/before/." "{tmp_path}/cache" && cat /dev/zero > "{tmp_path}/cache/filler" 2>&- || exec "$@"'

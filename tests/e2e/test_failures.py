@@ -184,6 +184,7 @@ async def test_content_by_its_digest_is_not_asked_for_again(place: Place) -> Non
     stock(place)
     for what in ("digest", "blobs"):
         assert (await pull(place, "GET", what)).status == 200
+    await place.proxy.idle()
     place.hub.log.clear()
     for kind in ("token", "manifest", "blob", "cdn"):
         place.spoil(kind, Quirk(status=404))

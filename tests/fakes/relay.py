@@ -62,7 +62,7 @@ class Relay:
         self,
         host: str,
         port: int,
-        line: Line | Choice = Line(),  # noqa: B008  # it is frozen
+        line: Line | Choice = Line(),
         *,
         rate: float | None = None,
         listener: socket.socket | None = None,
