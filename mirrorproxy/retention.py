@@ -86,7 +86,10 @@ class Retention:
                 await self._evict(size - self._ledger.room + int(self._ledger.limit * _SLACK))
             reservation = self._ledger.reserve(size)
         if reservation is None:
-            raise CacheFailed(f"there is no room for {size} bytes in the cache")
+            raise CacheFailed(
+                f"there is no room for {size} bytes in the cache: what is in it was used within the last {_GRACE:.0f} s, "
+                "or max_size and min_free do not allow for so much"
+            )
         return reservation
 
     async def run(self) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mirrorproxy.config import ConfigError, Loaded, Overrides, Settings, load, to_yaml
+from mirrorproxy.config import ConfigError, Loaded, Overrides, Settings, check_files, load, to_yaml
 
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Do what was asked; the exit code is 78 (EX_CONFIG) when the configuration cannot be used."""
     try:
         loaded = load(args.config, os.environ, overrides_of(args))
+        if args.action == "check" and (problems := check_files(loaded.settings)):
+            raise ConfigError(problems)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return os.EX_CONFIG

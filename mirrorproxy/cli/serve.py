@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mirrorproxy.cli.config_command import add_override_flags, overrides_of
-from mirrorproxy.config import ConfigError, Loaded, load
+from mirrorproxy.config import ConfigError, Loaded, check_files, load
 
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,7 +25,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve; 78 (EX_CONFIG) when the configuration cannot be used, 1 when the service cannot start."""
 
     def reload() -> Loaded:
-        return load(args.config, os.environ, overrides_of(args))
+        loaded = load(args.config, os.environ, overrides_of(args))
+        if problems := check_files(loaded.settings):
+            raise ConfigError(problems)
+        return loaded
 
     try:
         loaded = reload()

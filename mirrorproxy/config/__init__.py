@@ -5,6 +5,7 @@
 
 from mirrorproxy.config.addresses import ListenAddress
 from mirrorproxy.config.changes import Changes, changes
+from mirrorproxy.config.files import check_files
 from mirrorproxy.config.load import Loaded, load
 from mirrorproxy.config.problems import ConfigError, Problem
 from mirrorproxy.config.settings import (
@@ -42,6 +43,7 @@ __all__ = [
     "TlsSettings",
     "UpstreamSettings",
     "changes",
+    "check_files",
     "dump",
     "load",
     "to_yaml",

@@ -150,6 +150,8 @@ class Download:
                 left = max(self._progress, began) + self._budget - time.monotonic()
                 if left <= 0:
                     raise TimedOut(f"no new byte of {self.digest} in {self._budget:.0f} s; last: {error}") from error
+                here, total = ingest.accepted.total, ingest.total
+                log.info("%s@%s goes on at %d of %s bytes after: %s", self.repository, self.digest, here, total, error)
                 await asyncio.sleep(min(left, _pause(failures, error.retry_after)))
             else:
                 break

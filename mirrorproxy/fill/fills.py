@@ -42,6 +42,7 @@ class Fills:
     """The downloads. What cannot run yet waits: what clients wait for before what is fetched ahead, then in order."""
 
     def __init__(self, partials: Partials, space: Space, metrics: Metrics, terms: Terms) -> None:
+        self.trouble: str | None = None  # why the last download was not kept, until one is
         self._terms = terms
         self._partials = partials
         self._space = space
@@ -123,6 +124,10 @@ class Fills:
         async with self._slots.turn(registry, lambda: flight.readers > 0):
             download = Download(flight, self._terms.upstream(registry), self._metrics, self._terms.budget)
             whole = await download.run(self._partials, self._space)
+            if whole:
+                self.trouble = None
+            elif isinstance(flight.error, CacheFailed):
+                self.trouble = flight.error.message
         if whole and stored is not None:
             await stored(flight.size or 0)
 

@@ -1,6 +1,7 @@
 """The process around the service: its event loop and its signals."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -24,7 +25,8 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     try:
         asyncio.run(_serve(loaded, reload))
     except (CacheFailed, OSError) as error:
-        log.error("cannot start: %s", error)
+        busy = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        log.error("cannot start: %s%s", error, "; choose another address with --listen" if busy else "")
         return os.EX_UNAVAILABLE
     return os.EX_OK
 

@@ -176,6 +176,8 @@ class Service:
             yield "disk: there is no room; what is not cached passes through"
         if not self._index.is_open:
             yield "index: it cannot be opened; what is cached is not found"
+        if self._fills.trouble is not None:
+            yield f"cache: downloads pass through and are not kept: {self._fills.trouble}"
         if self._index.rebuild_needed:
             yield "index: being rebuilt from the disk"
         yield from self._stacks.troubles()

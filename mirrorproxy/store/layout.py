@@ -92,8 +92,6 @@ def cached(index: Index, blobs: BlobStore) -> Iterator[Entry]:
         for digest, descriptor in manifests.items():
             if digest not in covered:
                 yield Entry(repository, digest, descriptor)
-    if index.rebuild_needed:  # it was opened, or lost, while it was read: what it lacks would be lost for good
-        raise CacheFailed("the index has to be rebuilt first")
 
 
 async def rebuild(blobs: BlobStore, index: Index, directory: Path) -> int:
@@ -162,7 +160,7 @@ class LayoutWriter:
         self._wake.clear()
         started = monotonic()
         try:
-            await asyncio.to_thread(write, self._directory, cached(self._index, self._blobs))
+            await asyncio.to_thread(write, self._directory, self._entries())
         except CacheFailed as error:
             self.changed()
             if not self._failing:
@@ -171,6 +169,14 @@ class LayoutWriter:
         else:
             self._failing = False
         self._pause = max(self._least_pause, _PAUSE_FACTOR * (monotonic() - started))
+
+    def _entries(self) -> Iterator[Entry]:
+        """What to write. Blocks. Raises `CacheFailed`, also where the index turned out to be a new one as it was read:
+        what it lacks would be lost for good.
+        """
+        yield from cached(self._index, self._blobs)
+        if self._index.rebuild_needed:
+            raise CacheFailed("the index has to be rebuilt first")
 
 
 async def _restore(entry: Entry, blobs: BlobStore, index: Index) -> bool:

@@ -113,7 +113,8 @@ class Credentials:
             self._known = await asyncio.to_thread(self._source)
         except Unreadable as error:
             if self._known is None:
-                raise Unauthorized(str(error)) from None
+                log.error("%s", error)
+                raise Unauthorized("the credentials for this registry cannot be read; the log says why") from None
             log.warning("%s; going on with what it was before", error)
         self._until = time.monotonic() + _KEEP
 

@@ -6,6 +6,7 @@ and second tries are decided above.
 
 import asyncio
 import functools
+import logging
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +21,8 @@ from mirrorproxy.config import UpstreamSettings
 from mirrorproxy.errors import BadAnswer, TimedOut, Unreachable, UpstreamError
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.upstream.proxies import Proxies
+
+log = logging.getLogger(__name__)
 
 _MAX_HEADER = 64 << 10  # bytes of a line: signed redirect URLs and tokens pass aiohttp's 8,190
 _READ_AHEAD = 256 << 10  # bytes a response may buffer before its connection is paused
@@ -180,9 +183,8 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
     try:
         context.load_verify_locations(ca_file)
     except (OSError, ValueError) as error:
-        raise Unreachable(
-            f"the ca_file {ca_file} cannot be used: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        log.error("the ca_file %s cannot be used: %s", ca_file, getattr(error, "strerror", None) or error)
+        raise Unreachable("the ca_file that is configured for this registry cannot be used; the log says why") from None
     return context
 
 

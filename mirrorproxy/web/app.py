@@ -169,7 +169,7 @@ class App:
             case Page.LIVEZ | Page.HEALTHZ:
                 body = b"ok\n"
             case Page.READYZ:
-                verbose = "verbose" in route.query.split("&")
+                verbose = any(part.partition("=")[0] == "verbose" for part in route.query.split("&"))
                 status, text = self._probes.readyz(verbose=verbose)
                 body = text.encode()
             case Page.METRICS:

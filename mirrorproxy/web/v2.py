@@ -44,7 +44,7 @@ _CACHE_STATUS = {
     Result.HIT: "mirrorproxy; hit",
     Result.MISS: "mirrorproxy; fwd=miss",
     Result.COALESCED: "mirrorproxy; fwd=miss; collapsed",
-    Result.REVALIDATED: "mirrorproxy; fwd=stale; detail=revalidated",
+    Result.REVALIDATED: "mirrorproxy; hit; detail=revalidated",
     Result.STALE: "mirrorproxy; fwd=stale",
     Result.NEGATIVE: "mirrorproxy; hit; detail=negative",
     Result.BYPASS: "mirrorproxy; fwd=bypass",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from mirrorproxy.spans import RangeRequest, parse_range
+from mirrorproxy.spans import RangeRequest, Spans, parse_range
 from tests.e2e.conftest import (
     Place,
     _no_task_left,
@@ -29,6 +29,9 @@ MIB = 1 << 20
 BUDGET = "20s"
 """Seconds without progress: what a test takes when a download does not go on."""
 
+UNDER_WAY = MIB
+"""What sockets may hold of an answer that is not wanted any more."""
+
 Serve = Callable[..., Proxy]
 
 
@@ -40,6 +43,15 @@ def asked(seen: list[Seen]) -> list[RangeRequest | None]:
 def starts(seen: list[Seen]) -> list[int]:
     """Where the requests wanted to begin."""
     return [0 if wanted is None else wanted.start or 0 for wanted in asked(seen)]
+
+
+def check_sent_once(seen: list[Seen], size: int) -> None:
+    """The answers together were all of it, and no byte was sent twice but for what was under way."""
+    got = Spans()
+    for each, start in zip(seen, starts(seen), strict=True):
+        got.add(start, start + each.sent)
+    assert got.front >= size
+    assert sum(each.sent for each in seen) <= size + len(seen) * UNDER_WAY
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

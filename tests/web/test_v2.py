@@ -103,7 +103,7 @@ async def test_a_blob(served: Served, method: str, digest: Digest) -> None:
         (Outcome(Result.MISS), "mirrorproxy; fwd=miss", None),
         (Outcome(Result.MISS, stored=True), "mirrorproxy; fwd=miss; stored", None),
         (Outcome(Result.COALESCED, stored=True), "mirrorproxy; fwd=miss; collapsed; stored", None),
-        (Outcome(Result.REVALIDATED, 0.2), "mirrorproxy; fwd=stale; detail=revalidated", "0"),
+        (Outcome(Result.REVALIDATED, 0.2), "mirrorproxy; hit; detail=revalidated", "0"),
         (Outcome(Result.STALE, 7200), "mirrorproxy; fwd=stale", "7200"),
         (Outcome(Result.BYPASS), "mirrorproxy; fwd=bypass", None),
     ],
