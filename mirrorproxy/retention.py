@@ -87,8 +87,8 @@ class Retention:
             reservation = self._ledger.reserve(size)
         if reservation is None:
             raise CacheFailed(
-                f"there is no room for {size} bytes in the cache: what is in it was used within the last {_GRACE:.0f} s, "
-                "or max_size and min_free do not allow for so much"
+                f"there is no room for {size} bytes in the cache: what is in it was used in the last {_GRACE:.0f} s, or "
+                "max_size and min_free do not allow for so much"
             )
         return reservation
 
