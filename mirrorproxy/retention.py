@@ -87,7 +87,7 @@ class Retention:
             reservation = self._ledger.reserve(size)
         if reservation is None:
             raise CacheFailed(
-                f"there is no room for {size} bytes in the cache: what is in it was used in the last {_GRACE:.0f} s, or "
+                f"there is no room for {size} bytes in the cache: its content was used in the last {_GRACE:.0f} s, or "
                 "max_size and min_free do not allow for so much"
             )
         return reservation

@@ -20,6 +20,7 @@ from mirrorproxy.store.ingest import Partials
 from mirrorproxy.tasks import Tasks
 
 _QUEUE_FACTOR = 16  # downloads that may wait for each that may run
+_TO_COMMIT = 5.0  # seconds for the disk to take what is whole, at the end of the service
 
 Stored = Callable[[int], Awaitable[None]]
 
@@ -154,5 +155,9 @@ class Fills:
                 await self._tasks.ended()
 
     async def aclose(self) -> None:
-        """Stop all downloads. What they have is kept, and continued when it is asked for again."""
+        """Stop all downloads, but for those that are whole and right, which are put in their place first. What the
+        others have is kept, and continued when it is asked for again.
+        """
+        if whole := [self._under_way[digest] for digest, flight in self._flights.items() if flight.verified]:
+            await asyncio.wait(whole, timeout=_TO_COMMIT)
         await self._tasks.aclose()

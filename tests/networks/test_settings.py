@@ -37,7 +37,7 @@ async def test_what_cannot_be_is_refused_with_what_to_change(tmp_path: Path) -> 
 
 
 async def test_what_does_not_go_together_is_refused_with_what_to_change(tmp_path: Path) -> None:
-    """Where each by itself is right: a stall that is longer than the budget, connections that one download may not have."""
+    """Where each by itself is right: a stall longer than the budget, connections that one download may not have."""
     upstream = {"endpoints": ["http://127.0.0.1:1"], "idle_timeout": "20m", "connections": 8, "max_connections": 4}
     proxy = Proxy(tmp_path, {"upstreams": {"docker.io": upstream}, "fills": {"budget": "10m"}})
     assert await proxy.run() == 78
