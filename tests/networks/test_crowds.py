@@ -139,6 +139,25 @@ async def test_a_client_that_comes_back_in_time(serve: Serve, hub: Hub) -> None:
         assert await proxy.total("fills_abandoned_total") == 0
 
 
+async def test_clients_that_come_and_go(serve: Serve, hub: Hub) -> None:
+    """Fifty times, each the moment the one before left, while downloads stop with their clients: the last one stays,
+    and has all of it; no byte was fetched for nothing but what was under way.
+    """
+    data = os.urandom(SIZE)
+    async with serve(fills={"abandoned": "stop"}, connections=1) as proxy:
+        place = at(hub, proxy)
+        digest = place.blob(data)
+        hub.script.always("cdn", Quirk(rate=16 * MIB))
+        for number in range(50):
+            async with connect(proxy.address) as wire:
+                wire.send(place.path("blobs", digest))
+                await asyncio.sleep(number % 5 / 100)
+        answer = await place.get("blobs", digest)
+        assert (answer.status, answer.complete, answer.body == data) == (200, True, True)
+        assert starts(place.seen("cdn")) == sorted(starts(place.seen("cdn")))
+        assert await proxy.total("fill_connections") == 0
+
+
 async def test_what_was_fetched_ahead_may_be_given_up_too(serve: Serve, hub: Hub) -> None:
     """Once a client has asked for it, and left."""
     async with serve(fills={"abandoned": "stop"}, connections=1, prefetch="auto") as proxy:

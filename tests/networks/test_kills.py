@@ -169,14 +169,14 @@ async def test_parts_that_nobody_wants(stopping: Callable[..., Proxy], hub: Hub)
 
 
 async def test_parts_are_kept_as_long_as_is_said(stopping: Callable[..., Proxy], hub: Hub) -> None:
-    """`partials.keep`, of a running service too: what is asked for again in time goes on."""
+    """`partials.keep`: what is asked for again in time goes on, what is not begins anew."""
     proxy = stopping(partials={"keep": "1h"})
     place = at(hub, proxy)
     await proxy.start()
     old, young = await parts(place, 2, 2 * MIB, MIB)
+    aged(old, 3700)
+    aged(young, 3500)
     async with proxy:
-        aged(old, 3700)
-        aged(young, 3500)
         await until(lambda: not old.exists())
         assert young.exists()
         hub.log.clear()
@@ -199,8 +199,8 @@ async def test_space_is_short(stopping: Callable[..., Proxy], hub: Hub) -> None:
     aged(first, 300)
     aged(third, 200)
     aged(second, 100)
+    sign = await part_of_nobody(place, 8 * DAY)  # which goes when the parts are looked at
     async with proxy:
-        sign = await part_of_nobody(place, 8 * DAY)  # which goes when the parts are looked at
         await until(lambda: not sign.exists())
         image = place.image(os.urandom(14 * MIB))
         await place.get("manifests", "1")

@@ -205,6 +205,26 @@ async def test_endpoints_take_turns(serve: Serve, hub: Hub, other: Hub, data: by
         assert sorted(starts(hub.seen("cdn") + other.seen("cdn"))) == [number * MIB for number in range(8)]
 
 
+async def test_a_reload_in_mid_fill(serve: Serve, hub: Hub, other: Hub, data: bytes) -> None:
+    """Other endpoints for an upstream, by SIGHUP: what is under way comes to its end, in one 200; what begins after it
+    is asked for at the new one.
+    """
+    async with serve(connections=1, **endpoints(hub)) as proxy:
+        place = at(hub, proxy)
+        digest, go_on = place.blob(data), asyncio.Event()
+        later = other.add_blob(place.repository, b"another blob")
+        hub.script.next("cdn", Quirk(stall=CUT, release=go_on))
+        async with asyncio.TaskGroup() as group:
+            client = group.create_task(place.get("blobs", digest))
+            await until(lambda: hub.sent("cdn") == CUT)
+            proxy.settings["upstreams"]["docker.io"].update(endpoints(other))
+            await proxy.reload()
+            assert (await place.get("blobs", later)).body == b"another blob"
+            go_on.set()
+        answer = client.result()
+        assert (answer.status, answer.complete, answer.body == data) == (200, True, True)
+
+
 async def test_no_needless_round_trip(place: Place) -> None:
     """An image is one request for its manifest, and one for each blob at the registry and at the storage: no HEAD, one
     token for all of it, over connections that are kept.

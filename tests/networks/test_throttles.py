@@ -156,6 +156,19 @@ async def test_connections_that_break(place: Place) -> None:
     check_sent_once(place.seen("cdn"), SIZE)
 
 
+async def test_a_slow_one_among_them(place: Place) -> None:
+    """What the slowest connection has left is taken over by the others: by itself it would take half a minute."""
+    size = 64 * MIB
+    data, digest = layer(place, size)
+    breaks, slow = Quirk(rate=4 * MIB, cut=8 * MIB), Quirk(rate=MIB // 4)
+    quirks = iter([EACH, breaks, EACH, EACH, slow])
+    place.hub.script.when("cdn", lambda seen: next(quirks, EACH))
+    async with asyncio.timeout(15):
+        await pull(place, data, digest)
+    assert place.seen("cdn")[4].sent <= 3 * MIB
+    check_sent_once(place.seen("cdn"), size)
+
+
 async def test_one_connection_of_several_hangs(serve: Serve, hub: Hub) -> None:
     """What it was to bring comes by another one; the client waits for that alone."""
     async with serve(idle_timeout="1s") as proxy:
@@ -182,6 +195,19 @@ async def test_the_front_comes_first(place: Place) -> None:
 
 
 # Ranges.
+
+
+async def test_a_range_behind_the_end(place: Place) -> None:
+    """Of a cold blob, its size known or not: 416, and the blob comes nevertheless, each byte of it once."""
+    for named in (False, True):
+        place.hub.log.clear()
+        _, digest = layer(place, 3 * MIB)
+        if named:
+            await place.get("manifests", "1")
+        answer = await place.get("blobs", digest, Range=f"bytes={100 * MIB}-")
+        assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{3 * MIB}")
+        await until(place.kept(digest).exists)
+        assert sum(seen.sent for seen in place.seen("cdn") if seen.status != 416) == 3 * MIB
 
 
 async def test_a_range_far_ahead(place: Place) -> None:
