@@ -6,6 +6,7 @@ One shelf for all registries. Whatever the disk or the index does wrong ends her
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 _HOT_BYTES = 16 << 20  # manifests kept in memory, by their size; a typical one has 1 to 10 KiB
 _READ = 256 << 10
+_SAY_EVERY = 30.0  # seconds
 HIT = Outcome(Result.HIT, stored=True)
 
 
@@ -86,15 +88,18 @@ class Shelf:
         self._changed = changed
         self._used = used
         self._grown = grown
+        self._said = -_SAY_EVERY
         self._hot: Recent[Digest, Manifest] = Recent(_HOT_BYTES, lambda manifest: 1024 + 2 * len(manifest.body))
 
     async def fact(self, repository: Repository, digest: Digest) -> Fact | None:
         """What is known of `digest` in `repository`; None: not known to belong there."""
-        return self._index.peek_fact(repository, digest) or await _or(None, self._index.fact(repository, digest))
+        return self._index.peek_fact(repository, digest) or await self._if_it_works(
+            self._index.fact(repository, digest)
+        )
 
     async def know(self, repository: Repository, descriptors: Iterable[Descriptor]) -> None:
         """Remember that these belong to `repository`."""
-        await _or(None, self._index.put_facts(repository, descriptors))
+        await self._if_it_works(self._index.put_facts(repository, descriptors))
 
     async def committed(self, repository: Repository, digest: Digest, size: int) -> None:
         """A blob that this repository has was stored."""
@@ -110,7 +115,7 @@ class Shelf:
         self._used(digest)
         if (hot := self._hot.get(digest)) is not None and hot.descriptor.media_type == fact.media_type:
             return hot
-        if (body := await _or(None, self._blobs.read(digest, MAX_SIZE))) is None:
+        if (body := await self._if_it_works(self._blobs.read(digest, MAX_SIZE))) is None:
             return None
         try:
             contents = parse(body, fact.media_type)
@@ -136,23 +141,23 @@ class Shelf:
 
     async def tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
         """The record of a tag."""
-        return self._index.peek_tag(repository, tag) or await _or(None, self._index.tag(repository, tag))
+        return self._index.peek_tag(repository, tag) or await self._if_it_works(self._index.tag(repository, tag))
 
     async def set_tag(self, repository: Repository, tag: Tag, record: TagRecord) -> None:
         """Upstream vouched for it."""
         before = self._index.peek_tag(repository, tag)
-        await _or(None, self._index.put_tag(repository, tag, record))
+        await self._if_it_works(self._index.put_tag(repository, tag, record))
         if before is None or before.digest != record.digest:
             self._changed()
 
     async def forget_tag(self, repository: Repository, tag: Tag) -> None:
         """Upstream has it no more."""
-        await _or(None, self._index.forget_tag(repository, tag))
+        await self._if_it_works(self._index.forget_tag(repository, tag))
         self._changed()
 
     async def blob(self, digest: Digest, size: int | None) -> StoredBlob | None:
         """The committed content, open; None where it is not here, or not as long as `size` says."""
-        opened = await _or(None, self._blobs.open(digest, size))
+        opened = await self._if_it_works(self._blobs.open(digest, size))
         if opened is None:
             return None
         self._used(digest)
@@ -167,18 +172,21 @@ class Shelf:
 
     async def listing(self, repository: Repository, kind: Kind, query: str) -> KeptListing | None:
         """The last answer to a listing. `query`: of referrers, the digest and the query."""
-        return await _or(None, self._index.listing(repository, kind, query))
+        return await self._if_it_works(self._index.listing(repository, kind, query))
 
     async def keep_listing(
         self, repository: Repository, kind: Kind, query: str, listing: Listing, checked: float
     ) -> None:
         """Remember an answer for the time when upstream is away."""
-        await _or(None, self._index.put_listing(repository, kind, query, listing, checked))
+        await self._if_it_works(self._index.put_listing(repository, kind, query, listing, checked))
 
-
-async def _or(default: T, work: Awaitable[T]) -> T:
-    try:
-        return await work
-    except CacheFailed as error:
-        log.warning("the cache is of no help: %s", error)
-        return default
+    async def _if_it_works(self, work: Awaitable[T]) -> T | None:
+        """The result, or None where the disk or the index fails; said now and then, not at every access."""
+        try:
+            return await work
+        except CacheFailed as error:
+            now = time.monotonic()
+            if now - self._said >= _SAY_EVERY:
+                self._said = now
+                log.warning("the cache is of no help: %s", error)
+            return None

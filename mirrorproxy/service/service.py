@@ -59,7 +59,7 @@ class Service:
         self._parts.callback(owner.release)
 
         metrics = Metrics(settings.upstreams)
-        self._blobs = BlobStore(directory, on_corrupt=self._corrupt)
+        self._blobs = BlobStore(directory, keep_open=min(512, most_clients // 2), on_corrupt=self._corrupt)
         self._parts.push_async_callback(self._blobs.aclose)
         await asyncio.to_thread(self._blobs.prepare)
         self._index = Index(directory / "index")
