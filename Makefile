@@ -25,7 +25,7 @@ demo: $(VENV)/.runtime ## see in half a minute what it does, without a network
 
 test: $(VENV)/.dev check ## everything, real clients included (their Debian packages are installed when root and missing)
 	tests/tools.sh
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak" $(ARGS)
 
 soak: $(VENV)/.dev ## what takes longer than make test may
 	tests/tools.sh
