@@ -223,11 +223,14 @@ async def test_what_is_being_filled_is_not_dropped(serve: Serve, hub: Hub) -> No
         hub.script.next("cdn", Quirk(stall=MIB, release=go_on))
         async with connect(proxy.address) as wire:
             _, first = await begin(wire, place.path("blobs", digest), MIB)
-            aged(proxy.cache / "partial" / f"{digest.algorithm}-{digest.hex}", 100)
+            folder = proxy.cache / "partial" / f"{digest.algorithm}-{digest.hex}"
+            aged(folder, 100)
             other = await part_of_nobody(place, 100)
             await until(lambda: not other.exists())
+            assert (folder / "data").exists()
             go_on.set()
             assert first + await wire.reader.readexactly(3 * MIB) == data
+        await until(place.kept(digest).exists)
         assert len(hub.seen("cdn")) == 1
 
 
