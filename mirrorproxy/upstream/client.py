@@ -47,7 +47,7 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {'up' if self.health.up else 'down'}>"
 
-    def report(self, kind: Kind, error: MirrorproxyError | None) -> None:
+    def report(self, kind: str, error: MirrorproxyError | None) -> None:
         """Note how a request ended, for the order of the endpoints and for the metrics."""
         if isinstance(error, DigestMismatch):
             self.health.blamed(time.monotonic())

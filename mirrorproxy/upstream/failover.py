@@ -14,6 +14,8 @@ from mirrorproxy.upstream.transfer import BodyTransfer
 
 T = TypeVar("T")
 
+_PART = "part of a blob"
+
 
 class Failover:
     """A `Registry` that asks `upstreams` in their order, those that fail last, and all of them again after a while.
@@ -45,7 +47,9 @@ class Failover:
         self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None
     ) -> BodyTransfer:
         """See `Registry`. What breaks after the first byte is the caller's to continue, by asking for the rest."""
-        return await self._ask(Kind.BLOB, lambda upstream: upstream.blob(repository, digest, start, end))
+        # A part has an embargo of its own: a 429 to one more connection for a large blob must not shut out other pulls.
+        kind = _PART if start or end is not None else Kind.BLOB
+        return await self._ask(kind, lambda upstream: upstream.blob(repository, digest, start, end))
 
     async def tags(self, repository: Repository, query: str = "") -> Listing:
         """See `Registry`."""
@@ -65,7 +69,7 @@ class Failover:
         """Close all connections, and forget tokens."""
         await self._aclose()
 
-    async def _ask(self, kind: Kind, call: Callable[[Upstream], Awaitable[T]]) -> T:
+    async def _ask(self, kind: str, call: Callable[[Upstream], Awaitable[T]]) -> T:
         began = time.monotonic()
         for attempt in range(1, retry.ATTEMPTS + 1):
             try:
@@ -77,7 +81,7 @@ class Failover:
             await asyncio.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _once(self, kind: Kind, call: Callable[[Upstream], Awaitable[T]]) -> T:
+    async def _once(self, kind: str, call: Callable[[Upstream], Awaitable[T]]) -> T:
         """Ask each upstream once, until one has an answer."""
         failures: dict[Upstream, UpstreamError] = {}
         denied: set[Upstream] = set()

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from mirrorproxy.errors import Unreachable
+from mirrorproxy.errors import RateLimited, Unreachable
 from mirrorproxy.names import Digest
 from mirrorproxy.upstream import Failover
 from tests.contracts.registry_contract import read
@@ -71,3 +71,13 @@ async def test_the_whole_is_always_asked_of_the_registry(hub: Hub, upstream: Fai
     hub.log.clear()
     await asyncio.gather(part(upstream, 0, None), part(upstream, 0, None))
     assert len(hub.seen("blob")) == 2
+
+
+async def test_a_refused_part_keeps_nobody_from_whole_blobs(hub: Hub, upstream: Failover) -> None:
+    """One more connection for a large blob was too many: other pulls go on, whatever `Retry-After` says."""
+    await part(upstream, 0, None)
+    hub.script.when("cdn", lambda seen: Quirk(status=429, headers={"Retry-After": "60"}) if seen.range else Quirk())
+    hub.script.when("blob", lambda seen: Quirk(status=429, headers={"Retry-After": "60"}) if seen.range else Quirk())
+    with pytest.raises(RateLimited):
+        await part(upstream, 100_000, None)
+    assert await part(upstream, 0, None) == DATA
