@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from mirrorproxy.errors import (
@@ -64,7 +64,15 @@ class Room(Protocol):
 class Download:
     """The work behind a flight. `budget`: seconds without a new byte after which it fails."""
 
-    def __init__(self, flight: Flight, limits: Limits, metrics: Metrics, budget: float) -> None:
+    def __init__(
+        self,
+        flight: Flight,
+        limits: Limits,
+        metrics: Metrics,
+        budget: float,
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.refused = refused
         self.source = flight.source
         self.repository = flight.repository
         self.digest = flight.digest

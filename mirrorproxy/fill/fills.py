@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from mirrorproxy.errors import CacheFailed, Overloaded
@@ -19,6 +20,7 @@ from mirrorproxy.registry import Blob, Outcome, Result, Source
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.tasks import Tasks
 
+_SINGLE_FOR = 600.0  # seconds
 _QUEUE_FACTOR = 16  # downloads that may wait for each that may run
 _TO_COMMIT = 5.0  # seconds for the disk to take what is whole, at the end of the service
 
@@ -51,6 +53,7 @@ class Fills:
         self._flights: dict[Digest, Flight] = {}
         self._under_way: dict[Digest, asyncio.Task[None]] = {}
         self._slots = Slots(terms.max_active, lambda registry: self._terms.upstream(registry).fills)
+        self._single: dict[str, float] = {}  # until when a registry gets one connection a blob
         self._tasks = Tasks()
         metrics.fills.set_function(self.__len__)
         metrics.readers.set_function(lambda: sum(flight.readers for flight in self._flights.values()))
@@ -123,7 +126,11 @@ class Fills:
     async def _fly(self, flight: Flight, stored: Stored | None) -> None:
         registry = flight.repository.registry
         async with self._slots.turn(registry, lambda: flight.readers > 0):
-            download = Download(flight, self._terms.upstream(registry), self._metrics, self._terms.budget)
+            limits = self._terms.upstream(registry)
+            if time.monotonic() < self._single.get(registry, 0.0):
+                limits = replace(limits, connections=1)
+            refused = partial(self._refused, registry)
+            download = Download(flight, limits, self._metrics, self._terms.budget, refused)
             whole = await download.run(self._partials, self._space)
             if whole:
                 self.trouble = None
@@ -131,6 +138,10 @@ class Fills:
                 self.trouble = flight.error.message
         if whole and stored is not None:
             await stored(flight.size or 0)
+
+    def _refused(self, registry: str) -> None:
+        """It ignores ranges, or said 429 or 503 to one more connection: it gets one for each blob, for a while."""
+        self._single[registry] = time.monotonic() + _SINGLE_FOR
 
     def _landed(self, flight: Flight, task: "asyncio.Task[None]") -> None:
         """However it ended, and even where it was cancelled before its first step."""

@@ -63,6 +63,10 @@ class Owner(Protocol):
         """An answer came. Raises `BadAnswer` where it does not fit, `CacheFailed` where there is no room for it."""
         ...
 
+    def refused(self) -> None:
+        """The upstream ignores ranges, or wants no more than one connection."""
+        ...
+
     def came(self, upto: int, size: int) -> None:
         """`size` bytes came, up to the offset `upto`. Raises `CacheFailed` where there is no room for more."""
         ...
@@ -172,6 +176,8 @@ class Lanes:
             alone = not self._lanes
             if isinstance(error, RateLimited | ServerFailed):
                 self._pace.cap(1)  # it asked for less
+                if not alone:
+                    self._owner.refused()
             elif not lane.bytes:
                 self._pace.cap(max(1, len(self._lanes)))
             if alone or not isinstance(error, UpstreamError):
@@ -243,6 +249,7 @@ class Lanes:
                 f"upstream sends bytes from {transfer.first} on where those from {lane.at} on were asked for"
             )
         self._pace.cap(1)
+        self._owner.refused()
         if len(self._lanes) > 1:
             self._hand_back(lane)
             lane.end = lane.at
