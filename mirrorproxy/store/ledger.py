@@ -135,14 +135,14 @@ class Reservation:
         size = min(size, self.size - self.written)
         if self._open and size > 0:
             self.written += size
-            self._ledger._unwritten -= size  # noqa: SLF001
-            self._ledger._spend(size)  # noqa: SLF001
+            self._ledger._unwritten -= size  # noqa: SLF001 - the two are one thing
+            self._ledger._spend(size)  # noqa: SLF001 - the two are one thing
 
     def commit(self, size: int) -> None:
         """Turn it into used bytes: `size` is what the content takes on the disk, 0 where it was there already."""
         if self._open:
             self.release()
-            self._ledger._count(size)  # noqa: SLF001
+            self._ledger._count(size)  # noqa: SLF001 - the two are one thing
             self._ledger._spend(size - self.written)  # noqa: SLF001 - the others were, when they were written
 
     def release(self) -> None:
@@ -150,7 +150,7 @@ class Reservation:
         if self._open:
             self._open = False
             self._ledger.reserved -= self.size
-            self._ledger._unwritten -= self.size - self.written  # noqa: SLF001
+            self._ledger._unwritten -= self.size - self.written  # noqa: SLF001 - the two are one thing
 
 
 def _free(directory: Path) -> int:
