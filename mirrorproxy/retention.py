@@ -145,19 +145,17 @@ class Retention:
         Returns the bytes that this freed.
         """
         oldest = self._clock() - self.keep_partials
-        idle = freed = 0
-        for part in sorted(
-            await asyncio.to_thread(lambda: list(self._partials.scan())), key=lambda part: part.modified
-        ):
-            if self.filling(part.digest):
-                continue
-            if part.modified >= oldest and freed >= needed:
-                idle += part.blocks
+        freed = 0
+        parts = await asyncio.to_thread(lambda: list(self._partials.scan()))
+        idle = [part for part in parts if not self.filling(part.digest)]
+        self._ledger.idle = sum(part.blocks for part in idle)  # in one step: downloads end and begin meanwhile
+        for part in sorted(idle, key=lambda part: part.modified):
+            if (part.modified >= oldest and freed >= needed) or self.filling(part.digest):
                 continue
             await asyncio.to_thread(self._partials.remove, part.digest)
+            self._ledger.idle = max(0, self._ledger.idle - part.blocks)
             freed += part.blocks
             self._metrics.partials_dropped.labels("age" if part.modified < oldest else "size").inc()
-        self._ledger.idle = idle
         return freed
 
     async def _evict(self, needed: int) -> None:

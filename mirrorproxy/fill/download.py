@@ -52,12 +52,16 @@ class Room(Protocol):
         """So much of it is on the disk."""
         ...
 
-    def commit(self, size: int) -> None:
-        """The content stays, and takes `size` bytes."""
+    def found(self, size: int) -> None:
+        """So much of it was on the disk before, as a part that nobody was filling."""
         ...
 
-    def release(self) -> None:
-        """What was not committed is free again."""
+    def leave(self, size: int) -> None:
+        """Without the whole: a part that takes `size` bytes stays, all the rest is free again."""
+        ...
+
+    def commit(self, size: int) -> None:
+        """The content stays, and takes `size` bytes."""
         ...
 
 
@@ -85,6 +89,7 @@ class Download:
         self._ingest: Ingest
         self._room: Room
         self._reserved = 0
+        self._left = 0  # bytes on the disk of what ended without the whole
         self._progress = 0.0  # when the last new byte came, by the monotonic clock; 0: none did
         self._last: Transfer | None = None
 
@@ -97,8 +102,8 @@ class Download:
                 self._ingest.changed = self._flight.wake
                 self._reserved = self._flight.size or self._ingest.total or self._ingest.spans.total
                 self._room = await space.reserve(self._reserved)
-                stack.callback(self._room.release)
-                self._room.wrote(self._ingest.spans.total)
+                stack.callback(lambda: self._room.leave(self._left))
+                self._room.found(self._ingest.spans.total)
                 tasks.start(_checkpoints(self._ingest), name=f"checkpoints of {self.digest.hex[:12]}")
                 await self._fetch()
                 await tasks.aclose()
@@ -119,7 +124,7 @@ class Download:
             if isinstance(error, DigestMismatch) or not ingest.accepted:  # else a client fills the disk with digests
                 await ingest.discard()
             else:
-                await ingest.close()
+                self._left = await ingest.close()
         self._flight.tell(error)
         if not isinstance(error, NotFound | Overloaded):
             log.warning("%s@%s: %s", self.repository, self.digest, error)

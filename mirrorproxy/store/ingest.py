@@ -179,12 +179,15 @@ class Ingest:
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         return blocks
 
-    async def close(self) -> None:
-        """Stop writing and keep what is here. Readers may go on until `release`."""
+    async def close(self) -> int:
+        """Stop writing and keep what is here: the bytes it takes. Readers may go on until `release`."""
         await self._stop()
         if self.failure is None:
             with contextlib.suppress(CacheFailed):  # then the next open finds the checkpoint before this one
                 await self.checkpoint()
+        with contextlib.suppress(OSError):
+            return os.fstat(self.fd).st_blocks * 512
+        return 0
 
     async def discard(self) -> None:
         """Stop writing and throw away what is here. Readers may go on until `release`."""

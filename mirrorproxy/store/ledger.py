@@ -17,7 +17,8 @@ _REFRESH = 1.0  # seconds
 class Ledger:
     """The account of one cache directory. Belongs to the event loop.
 
-    `idle`: bytes of partial files that nobody is filling; its owner counts them.
+    `idle`: bytes of partial files that nobody is filling. Their owner counts them now and then; what a download leaves
+    behind, or goes on with, counts at once.
 
     `limit`: the most that committed content and reservations may take together; `min_free`: what the file system shall
     keep free. `used` and `objects` are None until `set_used` was told what a scan found, `free` until the first
@@ -137,6 +138,20 @@ class Reservation:
             self.written += size
             self._ledger._unwritten -= size  # noqa: SLF001 - the two are one thing
             self._ledger._spend(size)  # noqa: SLF001 - the two are one thing
+
+    def found(self, size: int) -> None:
+        """Say that `size` bytes of it were on the disk before: a part that was idle until now."""
+        size = min(size, self.size - self.written)
+        if self._open and size > 0:
+            self.written += size
+            self._ledger._unwritten -= size  # noqa: SLF001 - the two are one thing
+            self._ledger.idle = max(0, self._ledger.idle - size)
+
+    def leave(self, size: int) -> None:
+        """End without the whole: `size` bytes on the disk stay as a part, idle from now on."""
+        if self._open:
+            self.release()
+            self._ledger.idle += size
 
     def commit(self, size: int) -> None:
         """Turn it into used bytes: `size` is what the content takes on the disk, 0 where it was there already."""

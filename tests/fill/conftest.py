@@ -29,7 +29,10 @@ class Unlimited:
     def commit(self, size: int) -> None:
         """Fine."""
 
-    def release(self) -> None:
+    def found(self, size: int) -> None:
+        """Fine."""
+
+    def leave(self, size: int) -> None:
         """Fine."""
 
 

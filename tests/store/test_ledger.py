@@ -24,6 +24,7 @@ class Accounts(RuleBasedStateMachine):
         self.ledger = Ledger(limit=5000, min_free=1000, directory=Path("/nowhere"))
         self.promised: dict[int, int] = {}
         self.written: dict[int, int] = {}
+        self.idle = 0
         self.used = 0
         self.objects = 0
         self.counted = False
@@ -78,6 +79,25 @@ class Accounts(RuleBasedStateMachine):
             self.promised.pop(id(reservation), None)
             self.written.pop(id(reservation), None)
 
+    @rule(reservation=reservations, size=SIZES)
+    def leave(self, reservation: Reservation | None, size: int) -> None:
+        """A part stays, and counts from this moment on."""
+        if reservation is not None:
+            reservation.leave(size)
+            if self.promised.pop(id(reservation), None) is not None:
+                self.written.pop(id(reservation))
+                self.idle += size
+
+    @rule(reservation=reservations, size=SIZES)
+    def find(self, reservation: Reservation | None, size: int) -> None:
+        """A part is gone on with: it is not idle any more, and not to come."""
+        if reservation is not None:
+            reservation.found(size)
+            if id(reservation) in self.promised:
+                found = min(size, self.promised[id(reservation)] - self.written[id(reservation)])
+                self.written[id(reservation)] += found
+                self.idle = max(0, self.idle - found)
+
     @rule(target=contents, size=SIZES)
     def add(self, size: int) -> int:
         """A manifest, which nobody reserved."""
@@ -109,7 +129,7 @@ class Accounts(RuleBasedStateMachine):
 
     def room(self) -> int:
         """What should fit."""
-        room = 5000 - sum(self.promised.values()) - (self.used if self.counted else 0)
+        room = 5000 - sum(self.promised.values()) - self.idle - (self.used if self.counted else 0)
         if self.ledger.free is not None:
             unwritten = sum(self.promised.values()) - sum(self.written.values())
             room = min(room, self.ledger.free - unwritten - 1000)
@@ -119,6 +139,7 @@ class Accounts(RuleBasedStateMachine):
     def is_exact(self) -> None:
         """Every figure is the model's, and none is negative."""
         assert self.ledger.reserved == sum(self.promised.values()) >= 0
+        assert self.ledger.idle == self.idle >= 0
         assert self.ledger.used == (self.used if self.counted else None)
         assert self.ledger.objects == (self.objects if self.counted else None)
         assert self.ledger.free is None or self.ledger.free >= 0

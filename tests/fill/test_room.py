@@ -1,0 +1,75 @@
+"""What a download does to the account of the disk, at each moment."""
+
+import asyncio
+from pathlib import Path
+
+from mirrorproxy.errors import CacheFailed
+from mirrorproxy.fill import Fills, Terms
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import repository
+from mirrorproxy.store.ingest import Partials
+from mirrorproxy.store.ledger import Ledger, Reservation
+from tests.fill.source import Answer, ScriptedSource
+from tests.fill.test_fills import DATA, MIB, pull
+
+ALPINE = repository("docker.io", "alpine")
+LIMIT = 100 * MIB
+
+
+class Counted:
+    """A disk with an account of what is on it."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(limit=LIMIT, min_free=0, directory=Path("/nowhere"))
+        self.ledger.set_used(0, 0)
+
+    async def reserve(self, size: int) -> Reservation:
+        """As far as the limit goes."""
+        if (reservation := self.ledger.reserve(size)) is None:
+            raise CacheFailed("there is no room")
+        return reservation
+
+
+async def test_a_part_counts_from_the_moment_it_is_left(partials: Partials, metrics: Metrics) -> None:
+    """And is no part any more from the moment in which a download goes on with it: no byte is free, or counts twice."""
+    space, gate = Counted(), asyncio.Event()
+    ledger = space.ledger
+    source = ScriptedSource(DATA, [Answer(gate=gate)], chunk=MIB)
+    fills = Fills(partials, space, metrics, Terms(2, 8, abandoned=0.0))
+    blob = await fills.join(source, ALPINE, source.digest, len(DATA))
+    await blob.wait(0)  # type: ignore[attr-defined]  # it is a FileBlob
+    assert (ledger.reserved, ledger.idle) == (len(DATA), 0)
+    await blob.aclose()
+    await fills.drain(2)
+    (part,) = await asyncio.to_thread(lambda: list(partials.scan()))
+    assert ledger.idle == part.blocks >= MIB
+    assert (ledger.reserved, ledger.room) == (0, LIMIT - part.blocks)
+
+    source.script.append(Answer(held=(held := asyncio.Event())))
+    async with asyncio.TaskGroup() as group:
+        client = group.create_task(pull(fills, source, len(DATA)))
+        while len(source.asked) < 2:
+            await asyncio.sleep(0)
+        assert (ledger.reserved, ledger.idle) == (len(DATA), part.blocks - MIB)
+        held.set()
+    assert client.result() == DATA
+    await fills.drain(2)
+    assert ledger.reserved == 0
+    assert ledger.idle == part.blocks - MIB
+    assert ledger.used is not None
+    assert ledger.used >= len(DATA)
+    await fills.aclose()
+
+
+async def test_what_is_thrown_away_takes_no_room(partials: Partials, metrics: Metrics) -> None:
+    """Wrong bytes."""
+    space = Counted()
+    source = ScriptedSource(DATA)
+    source.otherwise = lambda: Answer(body=b"x" * len(DATA))
+    fills = Fills(partials, space, metrics, Terms(2, 8))
+    outcome = await asyncio.gather(pull(fills, source, len(DATA)), return_exceptions=True)
+    assert isinstance(outcome[0], Exception)
+    await fills.drain(2)
+    assert (space.ledger.reserved, space.ledger.idle, space.ledger.used) == (0, 0, 0)
+    assert await asyncio.to_thread(lambda: list(partials.scan())) == []
+    await fills.aclose()
