@@ -1,0 +1,121 @@
+"""What is put down of a request when it is over: metrics, and a line in the access log."""
+
+import asyncio
+from functools import cache
+
+from aiohttp import web
+from prometheus_client import Counter, Histogram
+
+from mirrorproxy.errors import MirrorproxyError, NotFound
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Repository
+from mirrorproxy.registry import Kind, Result
+from mirrorproxy.web import routes
+from mirrorproxy.web.access import AccessLog, Entry
+from mirrorproxy.web.routes import Route
+from mirrorproxy.web.stream import Reply
+
+_KINDS = {
+    routes.ManifestRoute: Kind.MANIFEST,
+    routes.BlobRoute: Kind.BLOB,
+    routes.TagsRoute: Kind.TAGS,
+    routes.ReferrersRoute: Kind.REFERRERS,
+}
+_ENDPOINTS = {
+    routes.Base: "base",
+    routes.ManifestRoute: "manifest",
+    routes.BlobRoute: "blob",
+    routes.TagsRoute: "tags",
+    routes.ReferrersRoute: "referrers",
+    routes.CatalogRoute: "catalog",
+    routes.Push: "push",
+    routes.PageRoute: "page",
+    routes.Unknown: "unknown",
+}
+_METHODS = frozenset({"GET", "HEAD"})
+_GONE = 499  # in the books alone: the client left before it got a status
+
+
+class Books:
+    """Keeps `metrics` and the `access` log."""
+
+    def __init__(self, metrics: Metrics, access: AccessLog) -> None:
+        self._metrics = metrics
+        self._access = access
+        self._duration = cache(metrics.duration.labels)
+        self._series = cache(self._series_of)
+
+    def put(self, reply: Reply, route: Route | None, error: MirrorproxyError | None, began: float) -> None:
+        """Metrics and the line in the access log."""
+        request = reply.request
+        duration = asyncio.get_running_loop().time() - began
+        first_byte = None if reply.first_byte is None else reply.first_byte - began
+        status = reply.status or _GONE
+        method = request.method if request.method in _METHODS else "other"
+        endpoint = "unknown" if route is None else _ENDPOINTS[type(route)]
+        self._duration(method, endpoint, str(status)).observe(duration)
+        kind = None if route is None else _KINDS.get(type(route))
+        repository: Repository | None = getattr(route, "repository", None)
+        result = None if kind is None else _result(reply, error)
+        if kind is not None and repository is not None and result is not None:
+            requests, sent, first_bytes = self._series(repository.registry, kind, result)
+            requests.inc()
+            sent.inc(reply.sent)
+            if first_byte is not None:
+                first_bytes.observe(first_byte)
+        self._access.write(
+            Entry(
+                reply.request_id,
+                request.remote,
+                request.method,
+                _told_path(request.raw_path, route),
+                repository,
+                getattr(route, "reference", None) or getattr(route, "digest", None),
+                kind,
+                result,
+                status,
+                reply.sent,
+                duration,
+                first_byte,
+                request.headers.get("User-Agent"),
+                not reply.complete,
+                None if error is None else error.message,
+            )
+        )
+
+    def _series_of(self, registry: str, kind: Kind, result: Result) -> tuple[Counter, Counter, Histogram]:
+        """The series that content of this kind counts in; kept, since to look one up costs more than to count."""
+        metrics = self._metrics
+        labels = (registry, kind, result)
+        return (
+            metrics.requests.labels(*labels),
+            metrics.response_bytes.labels(*labels),
+            metrics.first_byte.labels(kind, result),
+        )
+
+    def malformed(self, request: web.BaseRequest, request_id: str) -> None:
+        """Put down what did not parse: nothing of what was sent, which nobody understood."""
+        self._duration("other", "unknown", "400").observe(0)
+        self._access.write(
+            Entry(
+                request_id, request.remote, "-", "-", None, None, None, None, 400, 0, 0, None, None, False, "malformed"
+            )
+        )
+
+
+def _result(reply: Reply, error: MirrorproxyError | None) -> Result | None:
+    """The label of a request: None where it came to nothing, since the client left before there was an answer."""
+    if error is None:
+        return None if reply.outcome is None else reply.outcome.result
+    if error.negative:
+        return Result.NEGATIVE
+    return Result.MISS if isinstance(error, NotFound) else Result.ERROR
+
+
+def _told_path(target: str, route: Route | None) -> str:
+    """The path as it came, and `ns`; the rest of a query may hold what is nobody's business."""
+    if "?" not in target and target.startswith("/"):
+        return target
+    path = routes.split(target)[0]
+    form = getattr(route, "form", routes.BARE)
+    return path if form.ns is None else f"{path}?ns={form.ns}"
