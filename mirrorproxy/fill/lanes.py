@@ -10,7 +10,7 @@ from typing import Protocol
 
 from mirrorproxy.errors import BadAnswer, MirrorproxyError, RateLimited, ServerFailed, TimedOut, UpstreamError
 from mirrorproxy.fill.pace import Pace
-from mirrorproxy.fill.plan import Claim, next_span, starving, steal
+from mirrorproxy.fill.plan import Claim, next_span, starving, steal, superfluous
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Source, Transfer
@@ -206,10 +206,11 @@ class Lanes:
         if waits is not None and len(self._lanes) == self._pace.wanted and all(lane.answered for lane in self._lanes):
             self._pace.allow()
         self._pace.look(now, sum(1 for lane in self._lanes if lane.answered), sum(lane.left for lane in self._lanes))
-        if len(self._lanes) > self._pace.wanted:
-            # It does not pay: what is farthest from the front takes from the front what that could have.
-            farthest = max(self._lanes, key=lambda lane: lane.at)
-            farthest.end = farthest.at
+        going_on = [lane for lane in self._lanes if lane.left]
+        if len(going_on) > self._pace.wanted:
+            # It does not pay: it takes from the front what that could have.
+            lane = superfluous(self._ingest.accepted, going_on, self._owner.wanted)
+            lane.end = lane.at
 
     async def _fetch(self, lane: _Lane) -> None:
         """One request: from where the lane is up to its end, which may come nearer meanwhile."""

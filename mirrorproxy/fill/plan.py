@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mirrorproxy.spans import Span, Spans
 
@@ -25,6 +26,9 @@ class Claim:
     def seconds(self) -> float:
         """How long they will take."""
         return self.left / self.rate if self.rate else float("inf")
+
+
+C = TypeVar("C", bound=Claim)
 
 
 def next_span(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], total: int, length: int) -> Span | None:
@@ -56,6 +60,12 @@ def steal(claims: Sequence[Claim], least: float) -> tuple[Claim, Span] | None:
     if victim is None or victim.seconds < 2 * least or victim.left < 2:
         return None
     return victim, Span(victim.at + victim.left // 2, victim.end)
+
+
+def superfluous(spans: Spans, claims: Iterable[C], wanted: Iterable[int]) -> C:
+    """The claim to give up where there is one too many: the farthest of those for whose bytes no reader waits."""
+    heads = {spans.end_of(position) for position in wanted}
+    return max(claims, key=lambda claim: (not any(claim.at <= head < claim.end for head in heads), claim.at))
 
 
 def starving(spans: Spans, claims: Iterable[Claim], wanted: Iterable[int], total: int, soon: float) -> int | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -182,6 +183,23 @@ async def test_a_lone_reader_in_the_middle_is_served_first(partials: Partials, m
     await fills.drain(5)
     assert [start for start, _ in line.asked] == [20 * MIB, 0]
     assert line.sent <= len(DATA) + (128 << 10)
+    await fills.aclose()
+
+
+async def test_a_reader_far_ahead_ends_no_search(partials: Partials, metrics: Metrics) -> None:
+    """It has its bytes at once, and the whole still comes over as many connections as make it faster."""
+    fills, line = fills_with(partials, metrics, Limits(parallel_from=MIB)), Line(rate=2 * MIB)
+    at, began = 18 * MIB, time.monotonic()
+    front = await fills.join(line, ALPINE, line.digest, len(DATA))
+    far = await fills.join(line, ALPINE, line.digest, len(DATA), start=at)
+    async with asyncio.TaskGroup() as group:
+        whole = group.create_task(read(front))
+        assert await read(far, at, at + MIB) == DATA[at : at + MIB]
+        assert time.monotonic() - began < 2, "the front would be there in 9 s"
+    assert whole.result() == DATA
+    assert line.most_open == 4
+    assert line.sent <= len(DATA) + 4 * (128 << 10)
+    assert time.monotonic() - began < 8, "12 s over one connection, 6 s over two, 3 s over four"
     await fills.aclose()
 
 

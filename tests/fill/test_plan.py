@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrorproxy.fill.pace import Pace
-from mirrorproxy.fill.plan import Claim, next_span, starving, steal
+from mirrorproxy.fill.plan import Claim, next_span, starving, steal, superfluous
 from mirrorproxy.spans import Span, Spans
 
 MIB = 1 << 20
@@ -65,6 +65,14 @@ def test_starving_is_who_waits_for_what_will_not_come_soon() -> None:
     assert starving(Spans([(0, 10)]), claims, [700, 500], 1000, 1.0) == 500
     assert starving(Spans(), [], [0], 1000, 1.0) == 0
     assert starving(Spans(), claims, [1000], 1000, 1.0) is None
+
+
+def test_who_goes_where_there_is_one_too_many() -> None:
+    """The farthest, but for those that bring what a reader waits for, however far ahead that is."""
+    front, reader, trial = Claim(5, 20), Claim(70, 90), Claim(20, 40)
+    assert superfluous(Spans([(0, 5), (60, 70)]), [front, reader, trial], [3, 62]) is trial
+    assert superfluous(Spans([(0, 5), (60, 70)]), [front, reader, trial], [3]) is reader
+    assert superfluous(Spans([(0, 5), (60, 70)]), [front, reader], [3, 62]) is reader
 
 
 @given(
@@ -128,10 +136,33 @@ def test_the_end_of_a_download_gets_no_connection_more() -> None:
     assert set(run(Pace(4), [0, 4e6, 8e6, 12e6, 16e6], 5, size=1e6)) == {1}
 
 
+def test_a_reader_far_ahead_ends_no_search() -> None:
+    """Its connection comes at once; from there one more is tried as long as that pays."""
+    pace = Pace(4)
+    pace.allow()
+    assert pace.wanted == 2
+    history = run(pace, [0, 4e6, 8e6, 12e6, 16e6], 5)
+    assert history[-1] == 4
+    assert history.index(4) <= 20
+
+
+def test_what_readers_far_ahead_have_stays() -> None:
+    """On a line that is full a third one is tried and given up; the reader's own is not, now or later."""
+    pace = Pace(4)
+    pace.allow()
+    history = run(pace, [0, 10e6, 10e6, 10e6, 10e6], 5)
+    assert max(history) == 3
+    assert history[-1] == 2
+    assert not pace.spreads
+    pace.allow()
+    assert run(pace, [0, 10e6, 10e6, 10e6, 10e6], 5)[-1] == 3
+
+
 def test_one_means_one() -> None:
     """`connections: 1`, an upstream that ignores ranges, one that said 429."""
     assert max(run(Pace(1), [0, 4e6, 8e6], 2)) == 1
     pace = Pace(4)
     run(pace, [0, 4e6, 8e6, 12e6, 16e6], 5)
     pace.cap(1)
+    pace.allow()
     assert run(pace, [0, 4e6, 8e6, 12e6, 16e6], 5)[-1] == 1
