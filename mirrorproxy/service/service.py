@@ -22,6 +22,7 @@ from mirrorproxy.service.logs import set_up, wants_json
 from mirrorproxy.service.stack import Stacks, terms
 from mirrorproxy.service.tls import Certificate
 from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.directory import warn_of_network
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.layout import LayoutWriter, rebuild
@@ -57,6 +58,7 @@ class Service:
         addresses = ", ".join(map(str, settings.server.listen))
         owner = await asyncio.to_thread(Owner, directory, f"listening on {addresses}")
         self._parts.callback(owner.release)
+        await asyncio.to_thread(warn_of_network, directory)
 
         metrics = Metrics(settings.upstreams)
         self._blobs = BlobStore(directory, keep_open=min(512, most_clients // 2), on_corrupt=self._corrupt)

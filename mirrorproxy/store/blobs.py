@@ -9,7 +9,6 @@ import asyncio
 import errno
 import logging
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,8 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from mirrorproxy.errors import CacheFailed, DigestInvalid, DigestMismatch
 from mirrorproxy.names import Digest
-from mirrorproxy.store.files import TEMPORARY, disk_errors, sync_folder, temporary, write_whole
+from mirrorproxy.store.directory import ALGORITHMS, prepare
+from mirrorproxy.store.files import disk_errors, sync_folder, temporary, write_whole
 from mirrorproxy.store.openfiles import Identity, OpenBlob, OpenFile, OpenFiles, identity
 
 P = ParamSpec("P")
@@ -28,12 +28,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-INDEX_HEAD = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":['
-INDEX_TAIL = b"\n]}\n"
-
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}\n'
-_ALGORITHMS = ("sha256", "sha512")
-_OURS = {"blobs", "index", "index.json", "oci-layout", "owner", "partial", "lost+found"}
 _THREADS = 8  # cold opens and small writes, which wait for the disk and for each other's flushes
 _STEP = 1 << 20
 # Not through a link, and without waiting for whoever may have put a named pipe there.
@@ -85,23 +79,8 @@ class BlobStore:
         return self._blobs / digest.algorithm / digest.hex
 
     def prepare(self) -> None:
-        """Make the folders and the files of an empty layout where they are missing, and clear what a crash left.
-
-        Blocks. Raises `CacheFailed`.
-        """
-        with disk_errors("prepare the cache directory"):
-            _make_private(self._directory)
-            for folder in (self._blobs, *(self._blobs / name for name in _ALGORITHMS), self._partial):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            for name, content in (("oci-layout", _LAYOUT), ("index.json", INDEX_HEAD + INDEX_TAIL)):
-                if not (self._directory / name).exists():
-                    write_whole(self._directory / name, [content], scratch=self._partial, mode=0o600)
-            left = [path for path in self._partial.iterdir() if path.name.startswith(TEMPORARY)]
-        for path in left:
-            try:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            except OSError as error:
-                log.warning("cannot remove %s, left from an earlier run: %s", path, error)
+        """Make the directory ready, see `directory.prepare`. Blocks. Raises `CacheFailed`."""
+        prepare(self._directory)
 
     async def open(self, digest: Digest, size: int | None = None) -> OpenBlob | None:
         """The content `digest`, or None where it is not here. Close what you get. Raises `CacheFailed`.
@@ -169,7 +148,7 @@ class BlobStore:
         Names and things that are not ours are left alone, and their number is logged. Blocks. Raises `CacheFailed`.
         """
         strangers = 0
-        for algorithm in _ALGORITHMS:
+        for algorithm in ALGORITHMS:
             with disk_errors("scan the cache"), os.scandir(self._blobs / algorithm) as entries:
                 for entry in entries:
                     try:
@@ -347,18 +326,6 @@ class BlobStore:
             except (FileNotFoundError, NotADirectoryError):
                 return 0
         return _blocks(found)
-
-
-def _make_private(directory: Path) -> None:
-    """Make the cache directory, for its owner alone; one that was there too, but only where nothing else is in it."""
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True)
-    elif directory.stat().st_mode & 0o077:
-        if {path.name for path in directory.iterdir()} <= _OURS:
-            with suppress(PermissionError):  # a volume that belongs to another user: what is in it is private anyway
-                directory.chmod(0o700)
-        else:
-            log.warning("%s can be entered by others, and is left so: it holds more than a cache", directory)
 
 
 def _blocks(found: os.stat_result) -> int:

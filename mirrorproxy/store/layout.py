@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 from mirrorproxy.errors import BadAnswer, CacheFailed
 from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, parse
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag, reference
-from mirrorproxy.store.blobs import INDEX_HEAD, INDEX_TAIL, BlobStore
+from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.directory import INDEX_HEAD, INDEX_TAIL
 from mirrorproxy.store.files import disk_errors, write_whole
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.records import BAD_ROW, Fact, TagRecord, parse_repository
