@@ -7,6 +7,7 @@ the others.
     fills      which downloads there are, and whose turn it is (slots)
     flight     one of them as its readers (reader) see it
     download   the work behind it: from the first missing byte to the committed blob, over every broken connection
+    patience   how long it is tried again
     lanes      its connections: which bytes each asks for (plan), and how many there are (pace)
     passage    a blob that goes through without being kept, where the disk can take no more
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -15,12 +14,12 @@ from mirrorproxy.errors import (
     MirrorproxyError,
     NotFound,
     Overloaded,
-    TimedOut,
     UpstreamError,
 )
 from mirrorproxy.fill.flight import Flight, stopping
 from mirrorproxy.fill.lanes import DisputedError, Lanes, Limits
 from mirrorproxy.fill.pace import Pace
+from mirrorproxy.fill.patience import Patience
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.registry import Transfer
 from mirrorproxy.store.ingest import Ingest, Partials
@@ -30,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _CHECKPOINT_EVERY = 1.0  # seconds of download that a crash may cost
 _RESTARTS = 2  # from the first byte, while nobody has seen one of those that were wrong
-_LONGEST_PAUSE = 10.0  # seconds between two tries, where upstream asks for no more
 
 
 class Space(Protocol):
@@ -136,7 +134,7 @@ class Download:
             if ingest.total not in (None, flight.size):
                 await ingest.restart()
             ingest.total = flight.size
-        began, failures, seen = time.monotonic(), 0, 0.0
+        patience = Patience(self._budget, time.monotonic())
         disputed, restarts = -1.0, 0
         while True:
             try:
@@ -155,17 +153,13 @@ class Download:
                 restarts += 1
                 await ingest.restart()
                 ingest.total = flight.size
-            except UpstreamError as error:
+            except (UpstreamError, NotFound) as error:
                 if not self._progress and not flight.promised:
                     raise  # nobody waits for more than an answer: this is it
-                failures = 0 if self._progress > seen else failures + 1
-                seen = self._progress
-                left = max(self._progress, began) + self._budget - time.monotonic()
-                if left <= 0:
-                    raise TimedOut(f"no new byte of {self.digest} in {self._budget:.0f} s; last: {error}") from error
+                pause = patience.pause(error, self._progress, time.monotonic())
                 here, total = ingest.accepted.total, ingest.total
                 log.info("%s@%s goes on at %d of %s bytes after: %s", self.repository, self.digest, here, total, error)
-                await asyncio.sleep(min(left, _pause(failures, error.retry_after)))
+                await asyncio.sleep(pause)
             else:
                 break
         flight.size = ingest.total
@@ -222,9 +216,3 @@ async def _checkpoints(ingest: Ingest) -> None:
             if ingest.spans.total != kept:
                 kept = ingest.spans.total
                 await ingest.checkpoint()
-
-
-def _pause(failures: int, retry_after: float | None) -> float:
-    """Seconds until the next try: at once after progress, then longer and longer, never sooner than upstream asks."""
-    backoff = random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.1 * 2.0**failures)  # noqa: S311  # jitter, no secret
-    return max(backoff, retry_after or 0.0)

@@ -8,7 +8,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from mirrorproxy.errors import BadAnswer, MirrorproxyError, RateLimited, ServerFailed, TimedOut, UpstreamError
+from mirrorproxy.errors import (
+    BadAnswer,
+    MirrorproxyError,
+    NotFound,
+    RateLimited,
+    ServerFailed,
+    TimedOut,
+    UpstreamError,
+)
 from mirrorproxy.fill.pace import Pace
 from mirrorproxy.fill.plan import Claim, next_span, starving, steal, superfluous
 from mirrorproxy.metrics import Metrics
@@ -105,7 +113,7 @@ class Lanes:
         self._error: MirrorproxyError | None = None
 
     async def run(self) -> None:
-        """Fetch. Raises what the last connection met: an `UpstreamError`; `NotFound` and `CacheFailed` from any."""
+        """Fetch. Raises what the last connection met, an `UpstreamError` or `NotFound`; `CacheFailed` from any."""
         try:
             while self._start():
                 tasks = [lane.task for lane in self._lanes]
@@ -180,7 +188,7 @@ class Lanes:
                     self._owner.refused()
             elif not lane.bytes:
                 self._pace.cap(max(1, len(self._lanes)))
-            if alone or not isinstance(error, UpstreamError):
+            if alone or not isinstance(error, UpstreamError | NotFound):
                 self._error = error
 
     def _hand_back(self, lane: _Lane) -> None:

@@ -22,6 +22,7 @@ class Failover:
 
     "Not found" counts where the first of them says so, or one whose every predecessor said so too: a mirror further
     down may lack what the first would have had. Where nobody has an answer, the first one's error is raised.
+    For a part of a blob, whose other parts somebody had, all are asked before one is believed.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], aclose: Callable[[], Awaitable[None]]) -> None:
@@ -74,17 +75,19 @@ class Failover:
         for attempt in range(1, retry.ATTEMPTS + 1):
             try:
                 return await self._once(kind, call)
-            except UpstreamError as error:
-                delay = retry.verdict(attempt, error)
-                if delay is None or time.monotonic() - began + delay > retry.PATIENCE:
-                    raise
+            except _NoAnswerError as nothing:
+                delays = [retry.verdict(attempt, error) for error in nothing.errors]
+                delay = min((delay for delay in delays if delay is not None), default=retry.PATIENCE)
+                if time.monotonic() - began + delay >= retry.PATIENCE:
+                    raise _together(nothing.errors) from None
             await asyncio.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
 
     async def _once(self, kind: str, call: Callable[[Upstream], Awaitable[T]]) -> T:
-        """Ask each upstream once, until one has an answer."""
+        """Ask each upstream once, until one has an answer. Raises `NotFound`, or `_NoAnswerError`."""
         failures: dict[Upstream, UpstreamError] = {}
         denied: set[Upstream] = set()
+        believed: NotFound | None = None
         for upstream in self._in_order():
             error: UpstreamError | None = upstream.health.embargo(kind, time.monotonic())
             if error is None:
@@ -96,13 +99,17 @@ class Failover:
                     upstream.report(kind, denial)
                     denied.add(upstream)
                     if self._denied_up_to(upstream, denied):
-                        raise
+                        if kind != _PART:
+                            raise
+                        believed = believed or denial
                     continue
                 except UpstreamError as failure:
                     upstream.report(kind, failure)
                     error = failure
             failures[upstream] = error
-        raise _together([failures[upstream] for upstream in self._upstreams if upstream in failures])
+        if believed is not None:
+            raise believed
+        raise _NoAnswerError([failures[upstream] for upstream in self._upstreams if upstream in failures])
 
     def _in_order(self) -> Iterator[Upstream]:
         """As configured, those that are cooling down after the others."""
@@ -119,9 +126,18 @@ class Failover:
         return denied.issuperset(self._upstreams[: self._upstreams.index(upstream) + 1])
 
 
+class _NoAnswerError(Exception):
+    """No endpoint had an answer: what each of them said instead, in their order."""
+
+    def __init__(self, errors: list[UpstreamError]) -> None:
+        self.errors = errors
+
+
 def _together(errors: list[UpstreamError]) -> UpstreamError:
-    """The first error, with the words of all."""
+    """The first error, with the words of all, and no longer a wait than until the first endpoint may be asked again."""
     first = errors[0]
     if len(errors) == 1:
         return first
-    return type(first)("; ".join(error.message for error in errors), detail=first.detail, retry_after=first.retry_after)
+    soonest = min((error.retry_after or 0.0 for error in errors if isinstance(error, retry.PASSING)), default=0.0)
+    words = "; ".join(error.message for error in errors)
+    return type(first)(words, detail=first.detail, retry_after=soonest or None)

@@ -18,6 +18,9 @@ ATTEMPTS = 3
 PATIENCE = 15.0
 """Seconds after which nothing is asked again: half of what containerd waits for an answer's headers."""
 
+PASSING = (Unreachable, TimedOut, ServerFailed, RateLimited)
+"""What may be different in a moment."""
+
 _FIRST_DELAY = 0.25  # seconds, doubled each time; the actual delay is anything up to that ("full jitter")
 _LONGEST_WAIT = 5.0  # seconds of a Retry-After that are waited for; a longer one is the client's to know
 _DAY = 86_400.0
@@ -31,7 +34,7 @@ def verdict(
     Exponential backoff with full jitter, so that many who failed together do not come back together; never sooner than
     the `retry_after` of the error.
     """
-    if attempt >= ATTEMPTS or not isinstance(error, Unreachable | TimedOut | ServerFailed | RateLimited):
+    if attempt >= ATTEMPTS or not isinstance(error, PASSING):
         return None
     asked = error.retry_after
     if (asked is None and isinstance(error, RateLimited)) or (asked is not None and asked > _LONGEST_WAIT):

@@ -18,7 +18,7 @@ from mirrorproxy.errors import (
     TimedOut,
     Unreachable,
 )
-from mirrorproxy.fill import HELD, Fills, Terms
+from mirrorproxy.fill import HELD, Fills, Terms, patience
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, repository
 from mirrorproxy.registry import Blob, Result
@@ -146,6 +146,33 @@ async def test_errors_between_two_transfers_are_waited_out(fills: Fills) -> None
     source = ScriptedSource(DATA, [Answer(cut=MIB), *trouble])
     assert await pull(fills, source, len(DATA)) == DATA
     assert source.asked == [0, MIB, MIB, MIB, MIB]
+
+
+async def test_a_no_in_mid_download_is_waited_out(fills: Fills) -> None:
+    """A storage that was purged, or one of several that lags behind, has the rest in a moment."""
+    trouble = [Answer(error=BlobUnknown("no such blob"))] * 3
+    source = ScriptedSource(DATA, [Answer(cut=MIB), *trouble])
+    assert await pull(fills, source, len(DATA)) == DATA
+    assert source.asked == [0, MIB, MIB, MIB, MIB]
+
+
+async def test_a_no_that_lasts_is_believed(
+    partials: Partials, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blob was deleted upstream: long before the budget is over. The next client hears it at once."""
+    monkeypatch.setattr(patience, "_DENIED_FOR", 0.5)
+    fills = Fills(partials, Unlimited(), metrics, Terms(600, 8))
+    source = ScriptedSource(DATA, [Answer(cut=MIB)], otherwise=lambda: Answer(error=BlobUnknown("deleted")))
+    async with asyncio.timeout(5):
+        with pytest.raises(BlobUnknown):
+            await pull(fills, source, len(DATA))
+    assert len(source.asked) >= 4
+    await fills.drain(2)
+    asked = len(source.asked)
+    with pytest.raises(BlobUnknown):
+        await fills.join(source, ALPINE, source.digest, len(DATA))
+    assert len(source.asked) == asked + 1
+    await fills.aclose()
 
 
 async def test_no_new_byte_for_the_budget_ends_it(partials: Partials, metrics: Metrics) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mirrorproxy.errors import RateLimited, ServerFailed, Unreachable, UpstreamError
+from mirrorproxy.errors import BlobUnknown, RateLimited, ServerFailed, Unreachable, UpstreamError
 from mirrorproxy.fill import Fills, Limits, Terms
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository, repository
@@ -36,6 +36,7 @@ class Line:
     open: int = 0
     most_open: int = 0
     breaks: set[int] = field(default_factory=set)  # requests, by number, that break after 1 MiB
+    denies: set[int] = field(default_factory=set)  # and those to which it says "not found"
 
     @property
     def digest(self) -> Digest:
@@ -49,6 +50,8 @@ class Line:
         if self.open >= self.refuses_more_than:
             raise self.refusal
         self.asked.append((start, end))
+        if len(self.asked) - 1 in self.denies:
+            raise BlobUnknown("no such blob")
         if self.ignores_ranges:
             start, end = 0, None
         self.open += 1
@@ -158,6 +161,15 @@ async def test_broken_connections_take_nothing_along(partials: Partials, metrics
     fills, line = fills_with(partials, metrics, Limits(parallel_from=MIB)), Line(breaks={0, 1, 3})
     assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
     assert line.sent <= len(DATA) + MIB
+    await fills.aclose()
+
+
+async def test_a_no_to_one_of_several_takes_nothing_along(partials: Partials, metrics: Metrics) -> None:
+    """One storage host of many that lags behind: the others go on, and nothing is asked anew."""
+    fills, line = fills_with(partials, metrics, Limits(parallel_from=MIB)), Line(rate=4 * MIB, denies={1})
+    assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
+    assert line.asked[0] == (0, None)
+    assert line.sent <= len(DATA) + 4 * (128 << 10)
     await fills.aclose()
 
 

@@ -191,6 +191,52 @@ async def test_the_other_endpoint_does_not_have_it(serve: Serve, hub: Hub, other
         assert 404 in {seen.status for seen in other.seen("blob")}
 
 
+async def test_the_first_endpoint_loses_it(serve: Serve, hub: Hub, other: Hub, data: bytes) -> None:
+    """Its "not found" in mid-download: the second one, which has it, goes on."""
+    async with serve(connections=1, **endpoints(hub, other)) as proxy:
+        place = at(hub, proxy)
+        digest = place.blob(data)
+        other.add_blob(place.repository, data)
+        hub.script.next("cdn", Quirk(cut=CUT))
+        hub.script.next("blob", Quirk())
+        hub.script.always("blob", Quirk(status=404))
+        answer = await place.get("blobs", digest)
+        assert (answer.status, answer.complete, answer.body == data) == (200, True, True)
+        assert (starts(hub.seen("cdn")), starts(other.seen("cdn"))) == ([0], [CUT])
+
+
+async def test_the_only_endpoint_loses_it_for_a_moment(place: Place, data: bytes) -> None:
+    """As a storage whose copy was purged does: one uninterrupted 200. Before the first byte, 404 is the answer."""
+    digest = place.blob(data)
+    place.hub.script.next("blob", Quirk(status=404))
+    assert (await place.get("blobs", digest)).status == 404
+    place.hub.log.clear()
+    digest = place.blob(data + b"x")
+    place.hub.script.next("cdn", Quirk(cut=CUT))
+    place.hub.script.next("blob", Quirk(), *[Quirk(status=404)] * 3)
+    answer = await place.get("blobs", digest)
+    assert (answer.status, answer.complete, answer.body == data + b"x") == (200, True, True)
+    assert starts(served(place.seen("cdn"))) == [0, CUT]
+    assert [seen.status for seen in place.seen("blob") if seen.status != 401] == [307, 404, 404, 404, 307]
+
+
+async def test_the_first_endpoint_asks_for_time(serve: Serve, hub: Hub, other: Hub, data: bytes) -> None:
+    """In mid-download, by `Retry-After`: that is no reason not to ask the second one again, whose trouble passes."""
+    async with serve(connections=1, **endpoints(hub, other)) as proxy:
+        place = at(hub, proxy)
+        digest = place.blob(data)
+        other.add_blob(place.repository, data)
+        hub.script.next("cdn", Quirk(cut=CUT))
+        hub.script.next("blob", Quirk())
+        hub.script.always("blob", Quirk(status=429, headers={"Retry-After": "15"}))
+        other.script.next("blob", *[Quirk(status=503)] * 4)
+        began = asyncio.get_running_loop().time()
+        answer = await place.get("blobs", digest)
+        assert asyncio.get_running_loop().time() - began < 8
+        assert (answer.status, answer.complete, answer.body == data) == (200, True, True)
+        assert starts(other.seen("cdn")) == [CUT]
+
+
 async def test_endpoints_take_turns(serve: Serve, hub: Hub, other: Hub, data: bytes) -> None:
     """Both of them break again and again: the two together bring every byte once."""
     async with serve(connections=1, **endpoints(hub, other)) as proxy:

@@ -111,6 +111,38 @@ async def test_all_of_them_are_tried_again(hubs: list[Hub], upstream: Failover) 
     assert counts(hubs) == [2, 1, 1]
 
 
+@pytest.mark.parametrize("wait", ["3", "60"])
+@pytest.mark.parametrize("status", [429, 503])
+async def test_who_asks_for_time_keeps_back_no_other(
+    hubs: list[Hub], connected: Connect, status: int, wait: str
+) -> None:
+    """The first one's `Retry-After` is its own: the second, whose trouble may pass, is asked again in a moment."""
+    upstream = connected(hubs[0], endpoints=[hub.url for hub in hubs[:2]])
+    hubs[0].script.always("manifest", Quirk(status=status, headers={"Retry-After": wait}))
+    hubs[1].script.next("manifest", Quirk(status=500))
+    began = asyncio.get_running_loop().time()
+    await upstream.manifest(ALPINE, TAG)
+    assert asyncio.get_running_loop().time() - began < 1
+    assert counts(hubs) == [1, 2, 0]
+
+
+async def test_the_wait_is_for_the_soonest(hubs: list[Hub], connected: Connect) -> None:
+    """What is said when nobody has an answer: no `Retry-After` where one may have it in a moment, else the least."""
+    upstream = connected(hubs[0], endpoints=[hub.url for hub in hubs])
+    hubs[0].script.always("manifest", Quirk(status=429, headers={"Retry-After": "90"}))
+    hubs[1].script.always("manifest", Quirk(status=403))
+    hubs[2].script.always("manifest", Quirk(status=503, headers={"Retry-After": "30"}))
+    with pytest.raises(RateLimited) as caught:
+        await upstream.manifest(ALPINE, TAG)
+    assert caught.value.retry_after == 30
+    hubs[2].script.always("blob", Quirk(status=502))
+    hubs[1].script.always("blob", Quirk(status=403))
+    hubs[0].script.always("blob", Quirk(status=429, headers={"Retry-After": "90"}))
+    with pytest.raises(RateLimited) as caught:
+        await upstream.blob(ALPINE, Digest.of(b"layer"))
+    assert caught.value.retry_after is None
+
+
 async def test_all_of_them_are_down(hubs: list[Hub], upstream: Failover) -> None:
     """The first one's error, with the words of all."""
     await hubs[0].stop()
