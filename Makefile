@@ -17,17 +17,23 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# Validators that the tests run as commands. Their 100 packages are kept apart from what mirrorproxy itself needs.
+$(VENV)/.tools: tests/tools.txt $(VENV)/.runtime
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/pip install --quiet --disable-pip-version-check --requirement tests/tools.txt
+	@touch $@
+
 serve: $(VENV)/.runtime ## serve the well-known registries on 127.0.0.1:5000 (ARGS="--config FILE" for your own)
 	$(BIN)/mirrorproxy serve $(ARGS)
 
 demo: $(VENV)/.runtime ## see in half a minute what it does, without a network
 	$(BIN)/mirrorproxy demo
 
-test: $(VENV)/.dev check ## everything, real clients included (their Debian packages are installed when root and missing)
+test: $(VENV)/.dev $(VENV)/.tools check ## everything, real clients included (their Debian packages are installed when root and missing)
 	tests/tools.sh
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak" $(ARGS)
 
-soak: $(VENV)/.dev ## what takes longer than make test may
+soak: $(VENV)/.dev $(VENV)/.tools ## what takes longer than make test may
 	tests/tools.sh
 	$(BIN)/pytest -m soak --timeout 3600 $(ARGS)
 

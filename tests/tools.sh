@@ -19,6 +19,9 @@ need wrk wrk
 need ip iproute2
 need strace strace
 need promtool prometheus
+need debootstrap debootstrap
+need systemd-analyze systemd
+need systemd-socket-activate systemd
 need unshare util-linux
 need nsenter util-linux
 need mount mount
