@@ -7,7 +7,7 @@ from importlib import import_module
 
 from mirrorproxy import __version__
 
-_COMMANDS = ("serve", "config_command", "demo")
+_COMMANDS = ("serve", "config_command", "demo", "setup_command")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

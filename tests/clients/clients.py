@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -121,14 +122,15 @@ class Containerd(_Daemon):
     name = "containerd"
 
     @property
-    def _hosts(self) -> Path:
+    def hosts(self) -> Path:
+        """The directory of its hosts files."""
         return self._directory / "certs.d"
 
     def start(self) -> None:
         folder = self._directory
         mirror = f'[host."http://{self._mirror}"]\n  capabilities = ["pull", "resolve"]\n  dial_timeout = "200ms"\n'
-        self._write(self._hosts / "docker.io" / "hosts.toml", 'server = "https://registry-1.docker.io"\n\n' + mirror)
-        self._write(self._hosts / "_default" / "hosts.toml", mirror)
+        self._write(self.hosts / "docker.io" / "hosts.toml", 'server = "https://registry-1.docker.io"\n\n' + mirror)
+        self._write(self.hosts / "_default" / "hosts.toml", mirror)
         settings = self._write(
             folder / "config.toml",
             f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
@@ -145,7 +147,7 @@ class Containerd(_Daemon):
 
     def fetch(self, reference: str) -> str:
         """Fetches all content of any kind, such as an artifact, and unpacks none."""
-        self._run(*self._ctr("content", "fetch", "--all-platforms", "--hosts-dir", str(self._hosts), reference))
+        self._run(*self._ctr("content", "fetch", "--all-platforms", "--hosts-dir", str(self.hosts), reference))
         return self._digest(reference)
 
     def remove(self, reference: str) -> None:
@@ -156,7 +158,7 @@ class Containerd(_Daemon):
         return set(self._run(*self._ctr("content", "ls", "--quiet")).split())
 
     def _pull(self, reference: str, *more: str) -> str:
-        flags = ["--hosts-dir", str(self._hosts), "--snapshotter", "native", *more]
+        flags = ["--hosts-dir", str(self.hosts), "--snapshotter", "native", *more]
         self._run(*self._ctr("images", "pull", *flags, reference))
         return self._digest(reference)
 
@@ -180,7 +182,26 @@ class ContainerdDefault(Containerd):
 
     def start(self) -> None:
         super().start()
-        shutil.rmtree(self._hosts / "docker.io")
+        shutil.rmtree(self.hosts / "docker.io")
+
+
+class ContainerdSetUp(Containerd):
+    """containerd with an empty directory for its hosts files, which `mirrorproxy setup containerd` is to fill."""
+
+    name = "containerd-setup"
+
+    def start(self) -> None:
+        super().start()
+        shutil.rmtree(self.hosts)
+        self.hosts.mkdir()
+
+    def setup(self, *words: str) -> str:
+        """Runs the command on that directory; what it printed.
+
+        Raises HarnessError: it failed.
+        """
+        argv = [sys.executable, "-m", "mirrorproxy", "setup", "containerd", "--directory", str(self.hosts)]
+        return self._run(*argv, *words)
 
 
 _REGISTRY = """
