@@ -4,6 +4,7 @@ Image specification 1.1 (manifest, index, artifacts with a subject), Docker imag
 """
 
 import json
+import re
 from dataclasses import dataclass
 
 from mirrorproxy.errors import BadAnswer, DigestInvalid
@@ -29,6 +30,7 @@ MAX_SIZE = 4 << 20
 """Bytes. The usual push limit; containerd refuses what is larger (`MaxManifestSize`)."""
 
 _MAX_CHILDREN = 10_000
+_PLATFORM = re.compile(r"[A-Za-z0-9._-]{1,40}")
 _SIZES = range(2**63)  # image specification, "Descriptors": an int64
 
 
@@ -47,6 +49,25 @@ class Contents:
     def children(self) -> tuple[Descriptor, ...]:
         """All that a pull of the whole would ask for: config, layers, manifests. The subject is no child."""
         return (*(() if self.config is None else (self.config,)), *self.layers, *self.manifests)
+
+
+def platform_in(document: object) -> str | None:
+    """What a `platform` object says, and the config of an image: `linux/arm64/v8`; None where it says nothing sensible.
+
+    Source: image specification, "Image Index" and "Image Configuration".
+    """
+    if not isinstance(document, dict):
+        return None
+    words = [document.get(name) for name in ("os", "architecture", "variant")]
+    words = [word for word in words if word]
+    if len(words) < 2 or not all(isinstance(word, str) and _PLATFORM.fullmatch(word) for word in words):
+        return None
+    return "/".join(map(str, words))
+
+
+def is_foreign(media_type: str) -> bool:
+    """Of a layer that registries do not hold, such as those of Windows: clients fetch it from elsewhere."""
+    return "foreign" in media_type or "nondistributable" in media_type
 
 
 def bare_media_type(content_type: str) -> str:
@@ -105,6 +126,8 @@ def _descriptor(value: object) -> Descriptor | None:
     if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool) or size not in _SIZES:
         return None
     try:
-        return Descriptor(media_type if isinstance(media_type, str) else "", Digest(digest), size)
+        return Descriptor(
+            media_type if isinstance(media_type, str) else "", Digest(digest), size, platform_in(value.get("platform"))
+        )
     except DigestInvalid:
         return None

@@ -7,7 +7,7 @@ Grammar: OCI distribution specification, "Pulling manifests"; image specificatio
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mirrorproxy.errors import DigestInvalid, NameInvalid, TagInvalid
@@ -121,8 +121,12 @@ def repository(registry: str, name: str) -> Repository:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a piece of content is: media type, digest, size in bytes (image specification, "Descriptor")."""
+    """What a piece of content is: media type, digest, size in bytes (image specification, "Descriptor").
+
+    `platform`, as in `linux/arm64/v8`, is what an index says of a manifest; it is no part of what the content is.
+    """
 
     media_type: str
     digest: Digest
     size: int
+    platform: str | None = field(default=None, compare=False)

@@ -16,6 +16,7 @@ FLOORS = [  # bottom first; the modules of one floor do not know each other
     {"store", "upstream"},
     {"fill"},
     {"cache", "policy", "unified", "retention"},
+    {"admin"},
     {"web", "setup"},
     {"service"},
     {"cli"},

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from mirrorproxy.cache.memory import Recent
+from mirrorproxy.manifests import is_foreign
 from mirrorproxy.names import Descriptor, Digest, Repository
 from mirrorproxy.registry import Manifest
 
 _IMAGES = 512  # of which a manifest was served lately, and no layer since
-_FOREIGN = ("foreign", "nondistributable")  # in the media types of layers that registries do not hold
 
 
 class Mode(StrEnum):
@@ -62,5 +62,5 @@ class Ahead:
 
 def _held(layers: Iterable[Descriptor]) -> list[Descriptor]:
     """Those that a registry holds, each once."""
-    unique = {layer.digest: layer for layer in layers if not any(word in layer.media_type for word in _FOREIGN)}
+    unique = {layer.digest: layer for layer in layers if not is_foreign(layer.media_type)}
     return list(unique.values())

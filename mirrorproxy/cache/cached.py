@@ -127,6 +127,13 @@ class Cached:
 
     # Tags.
 
+    async def refresh(self, repository: Repository, tag: Tag) -> Resolved:
+        """Ask upstream about a tag now, and keep the manifest that it names. An error stays one."""
+        self._negatives.forget((Kind.MANIFEST, "tag", repository, tag, True))
+        record = await self._shelf.tag(repository, tag)
+        found, _ = await self._check(repository, tag, record, body=True)
+        return found
+
     async def _resolve_tag(
         self, repository: Repository, tag: Tag, *, fresh: bool, body: bool
     ) -> tuple[Resolved, Manifest | None]:

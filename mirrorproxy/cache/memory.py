@@ -77,3 +77,7 @@ class Negatives:
         """Believe `error` for the time that was configured."""
         if self._ttl > 0:  # a copy: the traceback of a raised one keeps alive what it went through
             self._errors.put(key, (copy.copy(error), self._clock() + self._ttl))
+
+    def forget(self, key: Hashable) -> None:
+        """Believe it no more."""
+        self._errors.drop(key)

@@ -7,7 +7,13 @@ from importlib import import_module
 
 from mirrorproxy import __version__
 
-_COMMANDS = ("serve", "config_command", "demo", "setup_command")
+_COMMANDS = (  # in the order of --help, a line each
+    "serve",
+    "ls",
+    "config_command",
+    "setup_command",
+    "demo",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

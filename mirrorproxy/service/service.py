@@ -3,33 +3,25 @@
 import asyncio
 import contextlib
 import logging
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 from mirrorproxy import __version__
-from mirrorproxy.cache import Shelf
 from mirrorproxy.config import Settings, changes
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.fill import Fills
 from mirrorproxy.metrics import Metrics
-from mirrorproxy.names import Digest
-from mirrorproxy.retention import Retention
 from mirrorproxy.service.catalog import CachedCatalog
+from mirrorproxy.service.contents import Contents
 from mirrorproxy.service.listening import Listening, raise_file_limit
 from mirrorproxy.service.logs import set_up, wants_json
 from mirrorproxy.service.stack import Stacks, terms
 from mirrorproxy.service.tls import Certificate
-from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.directory import warn_of_network
-from mirrorproxy.store.index import Index
-from mirrorproxy.store.ingest import Partials
-from mirrorproxy.store.layout import LayoutWriter, rebuild
-from mirrorproxy.store.ledger import Ledger
-from mirrorproxy.store.owner import Owner
 from mirrorproxy.tasks import Tasks
 from mirrorproxy.web.access import AccessLog
+from mirrorproxy.web.admin import AdminServer
 from mirrorproxy.web.app import App
 from mirrorproxy.web.probes import Probes, State
 from mirrorproxy.web.routes import Names
@@ -54,49 +46,17 @@ class Service:
         """Make the parts and listen. Dials nobody. Raises `CacheFailed` or `OSError` where that cannot be."""
         settings = self._settings
         most_clients = raise_file_limit()
-        self._directory = directory = settings.cache.directory
         addresses = ", ".join(map(str, settings.server.listen))
-        owner = await asyncio.to_thread(Owner, directory, f"listening on {addresses}")
-        self._parts.callback(owner.release)
-        await asyncio.to_thread(warn_of_network, directory)
-
         metrics = Metrics(settings.upstreams)
-        self._blobs = BlobStore(directory, keep_open=min(512, most_clients // 2), on_corrupt=self._corrupt)
-        self._parts.push_async_callback(self._blobs.aclose)
-        await asyncio.to_thread(self._blobs.prepare)
-        self._index = Index(directory / "index")
-        self._parts.push_async_callback(self._index.aclose)
-        try:
-            await self._index.open()
-        except CacheFailed as error:  # a disk that is full, mostly: no reason not to pass on what upstream has
-            log.error("%s; it is tried again, and what is cached is not found until then", error)
-        layout = LayoutWriter(directory, self._index, self._blobs)
-        layout.start()
-        self._parts.push_async_callback(layout.aclose)
-        self._filesystem = (await asyncio.to_thread(shutil.disk_usage, directory)).total
-        self._ledger = Ledger(*_bounds(settings, self._filesystem), directory)
-        partials = Partials(directory / "partial", self._blobs)
-        self._retention = Retention(
-            self._blobs,
-            self._index,
-            partials,
-            self._ledger,
-            metrics,
-            changed=layout.changed,
-            keep_partials=settings.partials.keep,
-        )
-        self._parts.push_async_callback(self._retention.aclose)
+        self._contents = Contents(settings, metrics, keep_open=min(512, most_clients // 2))
+        self._parts.push_async_callback(self._contents.aclose)
+        await self._contents.open(f"listening on {addresses}")
+        await asyncio.to_thread(warn_of_network, self._contents.directory)
+        self._retention = self._contents.retention
 
-        shelf = Shelf(
-            self._blobs,
-            self._index,
-            changed=layout.changed,
-            used=self._retention.used,
-            grown=self._retention.grown,
-        )
-        self._fills = Fills(partials, self._retention, metrics, terms(settings))
+        self._fills = Fills(self._contents.partials, self._retention, metrics, terms(settings))
         self._retention.filling = lambda digest: self._fills.flown_for(digest) is not None
-        self._stacks = Stacks(shelf, self._fills, metrics)
+        self._stacks = Stacks(self._contents.shelf, self._fills, metrics)
         self._parts.push_async_callback(self._stacks.aclose)
         self._stacks.use(settings.upstreams)
         self._parts.push_async_callback(self._fills.aclose)
@@ -106,7 +66,7 @@ class Service:
         self._access.enabled = settings.log.access
         self._app = App(
             self._stacks.registry,
-            CachedCatalog(self._index, self._names),
+            CachedCatalog(self._contents.index, self._names),
             self._names,
             metrics,
             self._access,
@@ -122,6 +82,7 @@ class Service:
         self._parts.push_async_callback(self._app.drained, _FAREWELL)
         self._parts.push_async_callback(self._listening.aclose)
         await self._listening.start(settings.server.listen)
+        await self._listen_to_commands()
 
         self._parts.push_async_callback(self._tasks.aclose)
         self._tasks.start(self._retention.run(), name="retention")
@@ -139,10 +100,9 @@ class Service:
         set_up(settings.log)
         self._stacks.use(settings.upstreams)
         self._fills.use(terms(settings))
-        self._retention.keep_partials = settings.partials.keep
+        self._contents.use(settings)
         self._app.allow(settings.server.write_timeout)
         self._access.enabled = settings.log.access
-        self._ledger.limit, self._ledger.min_free = _bounds(settings, self._filesystem)
         if self._certificate is not None and settings.server.tls is not None:
             self._certificate.use(settings.server.tls)
         self._settings = settings
@@ -162,11 +122,16 @@ class Service:
     def _names(self) -> Names:
         return Names(self._settings.default_registry, frozenset(self._settings.upstreams))
 
-    def _corrupt(self, digest: Digest, size: int) -> None:
-        self._retention.corrupt(digest, size)
+    async def _listen_to_commands(self) -> None:
+        admin = AdminServer(self._contents.desk(lambda: self._settings, self._stacks.refresh))
+        self._parts.push_async_callback(admin.aclose)
+        try:
+            await admin.start()
+        except CacheFailed as error:  # a full disk: commands wait, pulls do not
+            log.error("%s; commands cannot reach this service", error)
 
     def _observe(self, metrics: Metrics) -> None:
-        ledger = self._ledger
+        ledger = self._contents.ledger
         metrics.observe("cache_size_bytes", "Bytes of cached content on the disk.", lambda: ledger.used)
         metrics.observe("cache_limit_bytes", "The most that cached content may take.", lambda: ledger.limit)
         metrics.observe("cache_objects", "Pieces of cached content.", lambda: ledger.objects)
@@ -174,13 +139,13 @@ class Service:
 
     def _troubles(self) -> Iterator[str]:
         """What is not as it should be, for `/readyz?verbose`."""
-        if self._ledger.room <= 0:
+        if self._contents.ledger.room <= 0:
             yield "disk: there is no room; what is not cached passes through"
-        if not self._index.is_open:
+        if not self._contents.index.is_open:
             yield "index: it cannot be opened; what is cached is not found"
         if self._fills.trouble is not None:
             yield f"cache: downloads pass through and are not kept: {self._fills.trouble}"
-        if self._index.rebuild_needed:
+        if self._contents.index.rebuild_needed:
             yield "index: being rebuilt from the disk"
         yield from self._stacks.troubles()
 
@@ -188,8 +153,8 @@ class Service:
         """Look at the free space, and close what a reload replaced when nobody uses it any more."""
         while True:
             with contextlib.suppress(CacheFailed):
-                await self._ledger.refresh()
-            if self._index.rebuild_needed and not self._rebuilding:
+                await self._contents.ledger.refresh()
+            if self._contents.index.rebuild_needed and not self._rebuilding:
                 self._rebuilding = True
                 self._tasks.start(self._rebuild(), name="rebuild of the index")
             if not self._app.inflight and not len(self._fills):
@@ -197,18 +162,7 @@ class Service:
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _rebuild(self) -> None:
-        """Fill an index that is new, or was lost while running."""
         try:
-            count = await rebuild(self._blobs, self._index, self._directory)
-        except CacheFailed as error:
-            log.warning("the index cannot be rebuilt: %s", error)
-        else:
-            if count:
-                log.info("the index was rebuilt from the disk: %d manifests", count)
+            await self._contents.rebuild()
         finally:
             self._rebuilding = False
-
-
-def _bounds(settings: Settings, filesystem: int) -> tuple[int, int]:
-    """The most to keep and the least to leave free, in bytes, on a file system of `filesystem` bytes."""
-    return settings.cache.max_size.resolve(filesystem), settings.cache.min_free.resolve(filesystem)

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from mirrorproxy.cache import Cached, Mode, Rules, Shelf
 from mirrorproxy.config import Settings, UpstreamSettings
+from mirrorproxy.errors import NameUnknown
 from mirrorproxy.fill import Fills, Limits, Terms
 from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Repository, Tag
 from mirrorproxy.policy import Guarded
-from mirrorproxy.registry import Registry
+from mirrorproxy.registry import Registry, Resolved
 from mirrorproxy.unified import Unified
 from mirrorproxy.upstream import Failover, connect
 
@@ -42,13 +44,13 @@ class _Stack:
         self.settings = settings
         self.upstream: Failover = connect(name, settings, metrics)
         rules = Rules(settings.tag_ttl, settings.negative_ttl, settings.revalidate_timeout, Mode(settings.prefetch))
-        self._cached = Cached(self.upstream, shelf, fills, rules)
-        self.registry: Registry = self._cached
+        self.cached = Cached(self.upstream, shelf, fills, rules)
+        self.registry: Registry = self.cached
         if settings.repositories:
-            self.registry = Guarded(self._cached, settings.repositories)
+            self.registry = Guarded(self.cached, settings.repositories)
 
     async def aclose(self) -> None:
-        await self._cached.aclose()
+        await self.cached.aclose()
         await self.upstream.aclose()
 
 
@@ -77,6 +79,12 @@ class Stacks:
             self._stacks[name] = _Stack(name, settings, self._shelf, self._fills, self._metrics)
         self._retired += before.values()
         self.registry.replace({name: stack.registry for name, stack in self._stacks.items()})
+
+    async def refresh(self, repository: Repository, tag: Tag) -> Resolved:
+        """See `Cached.refresh`; for the operator, whom `repositories:` does not bind. Raises `NameUnknown`."""
+        if (stack := self._stacks.get(repository.registry)) is None:
+            raise NameUnknown(f"{repository.registry} is not one of the configured registries")
+        return await stack.cached.refresh(repository, tag)
 
     async def retire(self) -> None:
         """Close what was replaced. For a moment in which no request and no download uses it."""

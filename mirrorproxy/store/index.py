@@ -8,15 +8,14 @@ A row that is not what it should be, forged or damaged, is as good as not there;
 import asyncio
 import logging
 import shutil
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import monotonic
-from typing import Generic, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.manifests import MEDIA_TYPES
@@ -24,12 +23,12 @@ from mirrorproxy.names import Descriptor, Digest, Repository, Tag
 from mirrorproxy.registry import Kind, Listing
 from mirrorproxy.store import records
 from mirrorproxy.store.files import disk_errors
+from mirrorproxy.store.memory import Memory
 from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, TagRecord, Used
 from mirrorproxy.store.rows import DATABASE, BrokenDatabaseError, Rows, checked_row, connect, failures
 
 P = ParamSpec("P")
 T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +54,8 @@ class Index:
         self._attempted = 0.0
         self._closed = False
         self._listed = 0
-        self._tags: _Memory[tuple[Repository, Tag], TagRecord] = _Memory(_REMEMBERED)
-        self._facts: _Memory[tuple[Repository, Digest], Fact] = _Memory(_REMEMBERED)
+        self._tags: Memory[tuple[Repository, Tag], TagRecord] = Memory(_REMEMBERED)
+        self._facts: Memory[tuple[Repository, Digest], Fact] = Memory(_REMEMBERED)
         self._writes = 0
         self.rebuild_needed = False
         self.refused = 0
@@ -191,6 +190,10 @@ class Index:
         rows = ((records.used_key(digest), records.used_row(used)) for digest, used in tuple(batch.items()))
         await self._run(self._set, rows)
 
+    async def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
+        """The last uses of these, as far as they are known."""
+        return await self._run(self._used_of, tuple(digests))
+
     async def forget_used(self, digests: Iterable[Digest]) -> None:
         """Forget content that is gone, in one transaction."""
         await self._run(self._delete, [records.used_key(digest) for digest in digests])
@@ -309,6 +312,10 @@ class Index:
         first, second = records.fact_keys(repository, digest)
         return self._get(first, records.parse_fact) or self._get(second, records.parse_fact)
 
+    def _used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
+        found = ((each, self._get(records.used_key(each), records.parse_used)) for each in digests)
+        return {digest: used for digest, used in found if used is not None}
+
     def _set(self, rows: Iterable[tuple[str, bytes]]) -> None:
         table = self._rows
         with table.transact():
@@ -371,26 +378,3 @@ class Index:
         log.warning("deleted a row of the index that is not ours: %s", error)
         with suppress(CacheFailed), failures():
             drop()
-
-
-class _Memory(Generic[K, T]):
-    """The values used last, at most `limit` of them."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._values: OrderedDict[K, T] = OrderedDict()
-
-    def get(self, key: K) -> T | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: T) -> None:
-        self._values[key] = value
-        self._values.move_to_end(key)
-        if len(self._values) > self._limit:
-            self._values.popitem(last=False)
-
-    def forget(self, key: K) -> None:
-        self._values.pop(key, None)

@@ -41,11 +41,12 @@ _Row = tuple[Repository, Reference, Fact | TagRecord]
 
 
 class Entry(NamedTuple):
-    """A cached manifest, by tag or by its digest."""
+    """A cached manifest, by tag or by its digest. `record` is the tag's, where the index gave it."""
 
     repository: Repository
     reference: Reference
     descriptor: Descriptor
+    record: TagRecord | None = None
 
 
 def write(directory: Path, entries: Iterable[Entry]) -> None:
@@ -89,7 +90,7 @@ def cached(index: Index, blobs: BlobStore) -> Iterator[Entry]:
                     manifests[digest] = Descriptor(value.media_type, digest, value.size)
             elif value.digest in manifests:
                 covered.add(value.digest)
-                yield Entry(repository, Tag(name), manifests[value.digest])
+                yield Entry(repository, Tag(name), manifests[value.digest], value)
         for digest, descriptor in manifests.items():
             if digest not in covered:
                 yield Entry(repository, digest, descriptor)
@@ -206,7 +207,7 @@ async def _restore(entry: Entry, blobs: BlobStore, index: Index) -> bool:
 def _lines(entries: Iterable[Entry]) -> Iterator[bytes]:
     yield INDEX_HEAD
     separator = b"\n"
-    for repository, name, descriptor in entries:
+    for repository, name, descriptor, _ in entries:
         document = {
             "mediaType": descriptor.media_type,
             "digest": descriptor.digest,

@@ -9,6 +9,18 @@ from mirrorproxy.errors import CacheFailed
 from mirrorproxy.store.files import disk_errors
 
 
+class InUse(CacheFailed):
+    """Another process has the directory; the message says which. `command`: one that will end by itself."""
+
+    def __init__(self, message: str, *, command: bool) -> None:
+        super().__init__(message)
+        self.command = command
+
+
+COMMAND = "running the command "
+"""How `who` begins for a command: a service waits for its end."""
+
+
 class Owner:
     """The right to write to a cache directory: a locked file `owner`, which says who has it.
 
@@ -16,7 +28,7 @@ class Owner:
     """
 
     def __init__(self, directory: Path, who: str) -> None:
-        """Take the directory, which is made where it is missing. Blocks. Raises `CacheFailed` where another has it."""
+        """Take the directory, which is made where it is missing. Blocks. Raises `InUse`, `CacheFailed`."""
         with disk_errors(f"take the cache directory {directory}"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(directory / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -25,7 +37,8 @@ class Owner:
             except BlockingIOError:
                 other = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
                 os.close(self._fd)
-                raise CacheFailed(f"{directory} is in use by {other or 'another process'}") from None
+                message = f"{directory} is in use by {other or 'another process'}"
+                raise InUse(message, command=COMMAND in other) from None
             with contextlib.suppress(OSError):  # on a full disk the lock alone has to do
                 os.ftruncate(self._fd, 0)
                 os.pwrite(self._fd, f"process {os.getpid()}, {who}\n".encode(), 0)

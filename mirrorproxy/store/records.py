@@ -153,10 +153,15 @@ def manifest_entry(key: str, value: bytes) -> tuple[Repository, Digest, Fact]:
     return parse_repository(repository), Digest(digest), parse_fact(value)
 
 
+def parse_used(value: bytes) -> Used:
+    """The last use in a row's value."""
+    last, blocks = json.loads(value)
+    return Used(_time(last), _size(blocks))
+
+
 def used_entry(key: str, value: bytes) -> tuple[Digest, Used]:
     """A whole row of a last use."""
-    last, blocks = json.loads(value)
-    return Digest(key), Used(_time(last), _size(blocks))
+    return Digest(key), parse_used(value)
 
 
 def _text(value: object) -> str:

@@ -241,7 +241,7 @@ class TestCached:
         for name in ("x", "x-y", "x/y"):
             await cache.image(repository("ghcr.io", name), "two")
         await cache.tag(repository("ghcr.io", "x/y"), "t", two)
-        assert await cache.entries() == [
+        assert [entry._replace(record=None) for entry in await cache.entries()] == [
             Entry(ALPINE, Tag("a"), one),
             Entry(ALPINE, Tag("b"), one),
             Entry(ALPINE, two.digest, two),

@@ -1,0 +1,67 @@
+"""`mirrorproxy ls`: the images in the cache."""
+
+import argparse
+import sys
+from typing import Any
+
+from mirrorproxy.cli import words
+from mirrorproxy.cli.steering import add_common_flags, operate, print_row, run_command
+from mirrorproxy.cli.table import Column, Table
+from mirrorproxy.config import Settings
+
+_COLUMNS = (
+    Column("IMAGE", cut=True),
+    Column("DIGEST"),
+    Column("PLATFORMS", cut=True),
+    Column("CACHED"),
+    Column("OWN", right=True),
+    Column("SHARED", right=True),
+    Column("LAST USED", right=True),
+    Column("FRESH FOR", right=True),
+)
+
+
+def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the program's."""
+    parser = subparsers.add_parser(
+        "ls",
+        help="list the images in the cache",
+        description="List the images in the cache: what of them is there, what they take on the disk by themselves and"
+        " together with others, when they were last used, and for how long their tags are believed.",
+    )
+    parser.add_argument(
+        "pattern",
+        nargs="?",
+        metavar="PATTERN",
+        help="a part of a name, or a whole one with *: 'alpine', 'ghcr.io/team/*:v1.*' (default: all)",
+    )
+    add_common_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List them."""
+    return run_command(args, _list)
+
+
+def _list(args: argparse.Namespace, settings: Settings) -> bool:
+    arguments = {"pattern": args.pattern}
+    if args.json:
+        return operate(settings, "ls", arguments, print_row)
+    with Table(sys.stdout, _COLUMNS) as table:
+        return operate(settings, "ls", arguments, lambda image: table.row(*_cells(image)))
+
+
+def _cells(image: dict[str, Any]) -> tuple[str, ...]:
+    name = image["name"] if image["tag"] else f"{image['registry']}/{image['repository']}"
+    here = [each for each in image["platforms"] if each["state"] != "absent"]
+    return (
+        name,
+        image["digest"].partition(":")[2][:12],
+        ",".join(each["platform"] or "?" for each in here),
+        "complete" if image["complete"] else "partial",
+        words.size(image["own"]),
+        words.size(image["shared"]),
+        words.ago(image["last_used"]),
+        words.until(image["fresh_until"]) if image["tag"] else "ever",
+    )

@@ -1,0 +1,80 @@
+"""A table that is written while its rows come: the first ones decide how wide the columns are, nothing piles up."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self, TextIO
+
+_FIRST = 500  # rows that decide
+_GAP = "  "
+_SHORTEST = 12  # characters that are left of a column that has to be cut
+
+
+class Column(NamedTuple):
+    """A column: its head, whether it is numbers, and whether it may be cut on a terminal that is too narrow."""
+
+    head: str
+    right: bool = False
+    cut: bool = False
+
+
+class Table:
+    """Writes rows under `columns` to `stream`; `with` writes what is left at the end. Without rows it writes nothing.
+
+    A terminal gets a bold head, unless NO_COLOR is set (no-color.org), and rows that fit into its width. Anything else
+    gets every row whole.
+    """
+
+    def __init__(self, stream: TextIO, columns: Sequence[Column]) -> None:
+        self._stream = stream
+        self._columns = columns
+        self._terminal = stream.isatty()
+        self._waiting: list[Sequence[str]] = []
+        self._widths: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self._decide()
+
+    def row(self, *cells: str) -> None:
+        """Add a row."""
+        if self._widths:
+            self._write(cells)
+            return
+        self._waiting.append(cells)
+        if len(self._waiting) >= _FIRST:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Choose the widths, and write what waited."""
+        waiting, self._waiting = self._waiting, []
+        if self._widths or not waiting:
+            return
+        heads = [column.head for column in self._columns]
+        self._widths = [max(map(len, cells)) for cells in zip(heads, *waiting, strict=True)]
+        if self._terminal:
+            self._fit(shutil.get_terminal_size().columns)
+        self._write(heads, bold=self._terminal and not os.environ.get("NO_COLOR"))
+        for cells in waiting:
+            self._write(cells)
+
+    def _fit(self, width: int) -> None:
+        for number, column in enumerate(self._columns):
+            over = sum(self._widths) + len(_GAP) * (len(self._widths) - 1) - width
+            if over > 0 and column.cut:
+                self._widths[number] = max(min(_SHORTEST, self._widths[number]), self._widths[number] - over)
+
+    def _write(self, cells: Sequence[str], *, bold: bool = False) -> None:
+        line = _GAP.join(map(self._cell, cells, self._widths, self._columns)).rstrip()
+        self._stream.write(f"\x1b[1m{line}\x1b[0m\n" if bold else f"{line}\n")
+
+    def _cell(self, text: str, width: int, column: Column) -> str:
+        if self._terminal and column.cut and len(text) > width:
+            text = f"{text[: width - 1]}…"
+        return text.rjust(width) if column.right else text.ljust(width)

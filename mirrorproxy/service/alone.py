@@ -1,0 +1,51 @@
+"""An operation in a command's own process, where no service runs on the directory."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+
+from mirrorproxy.admin.events import Event
+from mirrorproxy.admin.operations import carry_out, operation
+from mirrorproxy.config import Settings
+from mirrorproxy.fill import Fills
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Repository, Tag
+from mirrorproxy.registry import Resolved
+from mirrorproxy.service.contents import Contents
+from mirrorproxy.service.stack import Stacks, terms
+from mirrorproxy.store.owner import COMMAND
+
+
+def carry_out_alone(
+    settings: Settings, name: str, arguments: Mapping[str, object], take: Callable[[Event], None]
+) -> None:
+    """Take the directory, run the operation, and give each event to `take`.
+
+    Raises `CacheFailed`, as `InUse` where another process has the directory and keeps it; then nothing was taken.
+    """
+    asyncio.run(_carry_out(settings, name, arguments, take))
+
+
+async def _carry_out(
+    settings: Settings, name: str, arguments: Mapping[str, object], take: Callable[[Event], None]
+) -> None:
+    metrics = Metrics(settings.upstreams)
+    async with AsyncExitStack() as parts:
+        contents = Contents(settings, metrics)
+        parts.push_async_callback(contents.aclose)
+        await contents.open(f"{COMMAND}{name}", writing=operation(name).changes)
+        if contents.index.rebuild_needed:
+            await contents.rebuild()
+
+        async def refresh(repository: Repository, tag: Tag) -> Resolved:
+            fills = Fills(contents.partials, contents.retention, metrics, terms(settings))
+            parts.push_async_callback(fills.aclose)
+            stacks = Stacks(contents.shelf, fills, metrics)
+            parts.push_async_callback(stacks.aclose)
+            stacks.use(settings.upstreams)
+            return await stacks.refresh(repository, tag)
+
+        desk = contents.desk(lambda: settings, refresh)
+        events = await parts.enter_async_context(aclosing(carry_out(desk, name, arguments)))
+        async for event in events:
+            take(event)

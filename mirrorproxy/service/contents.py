@@ -1,0 +1,126 @@
+"""One cache directory, opened: what the service works with, and a command where no service runs."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from time import monotonic
+
+from mirrorproxy.admin.desk import Desk, Refresh
+from mirrorproxy.cache import Shelf
+from mirrorproxy.config import Settings
+from mirrorproxy.errors import CacheFailed
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Digest
+from mirrorproxy.retention import Retention
+from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.index import Index
+from mirrorproxy.store.ingest import Partials
+from mirrorproxy.store.layout import LayoutWriter, rebuild
+from mirrorproxy.store.ledger import Ledger
+from mirrorproxy.store.owner import InUse, Owner
+
+log = logging.getLogger(__name__)
+
+_COMMANDS_END = 30.0  # seconds that a command which has the directory is waited for
+_TRY_AGAIN = 0.1
+
+
+class Contents:
+    """The parts of the store over one directory, and who owns it. `open` it; `aclose` in any case."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, keep_open: int = 512) -> None:
+        self.directory = directory = settings.cache.directory
+        self._settings = settings
+        self._parts = AsyncExitStack()  # closed in the opposite order of their opening
+        self.blobs = BlobStore(directory, keep_open=keep_open, on_corrupt=self._corrupt)
+        self._parts.push_async_callback(self.blobs.aclose)
+        self.index = Index(directory / "index")
+        self.layout = LayoutWriter(directory, self.index, self.blobs)
+        self.partials = Partials(directory / "partial", self.blobs)
+        self.ledger = Ledger(0, 0, directory)
+        self.retention = Retention(
+            self.blobs,
+            self.index,
+            self.partials,
+            self.ledger,
+            metrics,
+            changed=self.layout.changed,
+            keep_partials=settings.partials.keep,
+        )
+        self.shelf = Shelf(
+            self.blobs,
+            self.index,
+            changed=self.layout.changed,
+            used=self.retention.used,
+            grown=self.retention.grown,
+        )
+
+    async def open(self, who: str, *, writing: bool = True) -> None:
+        """Take the directory and open what is in it. `who` is said to others that want it too.
+
+        `writing`: `index.json` is kept as new as what is in here. Raises `CacheFailed`, `OSError`.
+        """
+        owner = await self._own(who)
+        self._parts.callback(owner.release)
+        await asyncio.to_thread(self.blobs.prepare)
+        self._parts.push_async_callback(self.index.aclose)
+        try:
+            await self.index.open()
+        except CacheFailed as error:  # a disk that is full, mostly: no reason not to pass on what upstream has
+            log.error("%s; it is tried again, and what is cached is not found until then", error)
+        if writing:
+            self.layout.start()
+            self._parts.push_async_callback(self.layout.aclose)
+        self._filesystem = (await asyncio.to_thread(shutil.disk_usage, self.directory)).total
+        self.use(self._settings)
+        self._parts.push_async_callback(self.retention.aclose)
+
+    async def _own(self, who: str) -> Owner:
+        """Take the directory; a command that has it is waited for, which a service is not."""
+        until = monotonic() + _COMMANDS_END
+        while True:
+            try:
+                return await asyncio.to_thread(Owner, self.directory, who)
+            except InUse as error:
+                if not error.command or monotonic() > until:
+                    raise
+            await asyncio.sleep(_TRY_AGAIN)
+
+    def use(self, settings: Settings) -> None:
+        """Keep to these settings from now on."""
+        self.retention.keep_partials = settings.partials.keep
+        self.ledger.limit = settings.cache.max_size.resolve(self._filesystem)
+        self.ledger.min_free = settings.cache.min_free.resolve(self._filesystem)
+
+    async def rebuild(self) -> None:
+        """Fill an index that is new, or was lost while running. What fails is logged, and can be tried again."""
+        try:
+            count = await rebuild(self.blobs, self.index, self.directory)
+        except CacheFailed as error:
+            log.warning("the index cannot be rebuilt: %s", error)
+        else:
+            if count:
+                log.info("the index was rebuilt from the disk: %d manifests", count)
+
+    def desk(self, settings: Callable[[], Settings], refresh: Refresh) -> Desk:
+        """What the operations work on."""
+        return Desk(
+            self.directory,
+            self.blobs,
+            self.index,
+            self.partials,
+            self.ledger,
+            self.retention,
+            self.layout.changed,
+            settings,
+            refresh,
+        )
+
+    async def aclose(self) -> None:
+        """Write what is not written yet, close all, and leave the directory to others."""
+        await self._parts.aclose()
+
+    def _corrupt(self, digest: Digest, size: int) -> None:
+        self.retention.corrupt(digest, size)

@@ -1,0 +1,71 @@
+"""`mirrorproxy ls`, beside the running service and without one."""
+
+import pytest
+
+from tests.cli.conftest import Cache, stock
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_lists_what_was_pulled_beside_the_service_and_without_it(cache: Cache) -> None:
+    """The same rows both ways: what each takes by itself and with others, what is missing, until when it is fresh."""
+    stocked = await stock(cache)
+    for running in (True, False):
+        if not running:
+            assert await cache.proxy.stop() == 0
+        ran = await cache.run("ls", "--json")
+        assert (ran.status, ran.err) == (0, "")
+        alpine, one, two = ran.rows
+        assert [row["name"] for row in ran.rows] == [
+            "docker.io/library/alpine:3.20",
+            "ghcr.io/team/app:1",
+            "ghcr.io/team/app:2",
+        ]
+        assert alpine["digest"] == stocked.alpine.manifest.digest
+        assert alpine["platforms"] == [{"platform": "linux/amd64", "state": "complete"}]
+        assert [row["complete"] for row in ran.rows] == [True, True, False]
+        assert two["platforms"] == [{"platform": "", "state": "partial"}]
+        assert alpine["shared"] == one["shared"] >= len(stocked.base)
+        assert two["shared"] == 0
+        assert one["own"] >= 100_000 > alpine["own"] > 0
+        assert alpine["last_used"] >= alpine["checked"] < alpine["fresh_until"]
+        assert one["fresh_until"] == one["checked"]
+    await cache.proxy.start()
+
+
+async def test_a_pattern_is_a_part_of_a_name_or_all_of_one_with_wildcards(cache: Cache) -> None:
+    """As a person would type it."""
+
+    async def names(pattern: str) -> list[str]:
+        ran = await cache.run("ls", pattern, "--json")
+        assert ran.status == 0
+        return [row["name"] for row in ran.rows]
+
+    assert await names("team/app") == ["ghcr.io/team/app:1", "ghcr.io/team/app:2"]
+    assert await names("ghcr.io/*:2") == ["ghcr.io/team/app:2"]
+    assert await names("*:3.*") == ["docker.io/library/alpine:3.20"]
+    assert await names("no such thing") == []
+
+
+async def test_a_table_has_a_line_for_each_image(cache: Cache) -> None:
+    """Without a terminal: no colour, nothing cut."""
+    ran = await cache.run("ls")
+    head, *lines = ran.out.splitlines()
+    assert head.split("  ")[0] == "IMAGE"
+    assert [line.split()[0] for line in lines] == [
+        "docker.io/library/alpine:3.20",
+        "ghcr.io/team/app:1",
+        "ghcr.io/team/app:2",
+    ]
+    assert "\x1b" not in ran.out
+
+
+async def test_the_socket_is_for_its_owner_alone_and_goes_with_the_service(cache: Cache) -> None:
+    """0600 in a directory of 0700."""
+    socket = cache.proxy.cache / "admin.sock"
+    assert socket.is_socket()
+    assert socket.lstat().st_mode & 0o777 == 0o600
+    assert cache.proxy.cache.stat().st_mode & 0o777 == 0o700
+    assert await cache.proxy.stop() == 0
+    assert not socket.exists()
+    await cache.proxy.start()
