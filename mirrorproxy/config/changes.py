@@ -9,7 +9,13 @@ from mirrorproxy.config.problems import Key, dotted
 from mirrorproxy.config.settings import Settings
 
 NEEDS_RESTART: frozenset[Key] = frozenset(
-    {("server", "listen"), ("server", "tls"), ("server", "workers"), ("cache", "directory")}
+    {
+        ("server", "listen"),
+        ("server", "metrics_listen"),
+        ("server", "tls"),
+        ("server", "workers"),
+        ("cache", "directory"),
+    }
 )
 """Sockets, processes and the store are made once. Of `server.tls` this means on or off: other files are taken over."""
 

@@ -15,6 +15,7 @@ def check_together(tree: Tree, settings: Settings) -> Settings:
 
     A check whose subject was found wrong already is left out: its answer would be about something nobody wrote.
     """
+    _check_own_ports(tree, settings)
     for name, upstream in settings.upstreams.items():
         _check_exposure(tree, settings, name, upstream)
         _check_patterns(tree, name, upstream)
@@ -24,6 +25,14 @@ def check_together(tree: Tree, settings: Settings) -> Settings:
         _warn_of_long_timeouts(tree, name, upstream)
         _check_connections(tree, name, upstream)
     return _with_default(tree, _with_fewer_connections(tree, settings))
+
+
+def _check_own_ports(tree: Tree, settings: Settings) -> None:
+    """One address answers in one way: to everybody, or to those who watch."""
+    key = ("server", "metrics_listen")
+    for position, address in enumerate(settings.server.metrics_listen):
+        if address in settings.server.listen and (address.path or address.port) and not tree.is_wrong(key):
+            tree.problem((*key, position), f"{address} is in server.listen too; give the metrics a port of their own")
 
 
 def _check_exposure(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:
@@ -51,7 +60,8 @@ def _check_patterns(tree: Tree, name: str, upstream: UpstreamSettings) -> None:
 
 def _check_loops(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:
     """An endpoint that is the service's own address would have it wait for itself."""
-    own = {(address.host, address.port) for address in settings.server.listen if _has_fixed_port(address)}
+    listening = (*settings.server.listen, *settings.server.metrics_listen)
+    own = {(address.host, address.port) for address in listening if _has_fixed_port(address)}
     for position, endpoint in enumerate(upstream.endpoints):
         url = urlsplit(endpoint)
         port = url.port or (443 if url.scheme == "https" else 80)

@@ -55,6 +55,7 @@ class ServerSettings(_Frozen):
     """How clients reach the service."""
 
     listen: Annotated[tuple[Listen, ...], ONE_OR_MANY, AT_LEAST_ONE, NO_REPEATS] = (ListenAddress("127.0.0.1", 5000),)
+    metrics_listen: Annotated[tuple[Listen, ...], ONE_OR_MANY, NO_REPEATS] = ()
     tls: TlsSettings | None = None
     workers: Annotated[int | Literal["auto"], whole_number(1, 256, "auto")] = 1
     grace: Duration = 30.0

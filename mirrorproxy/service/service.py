@@ -73,6 +73,7 @@ class Service:
             self._probes,
             settings.server.write_timeout,
             most_clients,
+            shows_metrics=not settings.server.metrics_listen,
         )
         self._parts.push_async_callback(self._app.aclose)
         self._observe(metrics)
@@ -81,6 +82,9 @@ class Service:
         self._listening = Listening(self._app.server(), self._certificate)
         self._parts.push_async_callback(self._app.drained, _FAREWELL)
         self._parts.push_async_callback(self._listening.aclose)
+        pages = Listening(self._app.page_server(), None)  # answers while draining, too: that is when one looks
+        self._parts.push_async_callback(pages.aclose)
+        await pages.start(settings.server.metrics_listen)
         await self._listening.start(settings.server.listen)
         await self._listen_to_commands()
 
@@ -91,6 +95,8 @@ class Service:
             self._tasks.start(self._certificate.watch(), name="certificate")
         self._probes.state = State.READY
         log.info("mirrorproxy %s serves %s on %s", __version__, ", ".join(settings.upstreams), addresses)
+        if settings.server.metrics_listen:
+            log.info("metrics and health pages are on %s", ", ".join(map(str, settings.server.metrics_listen)))
 
     def reload(self, settings: Settings) -> None:
         """Take over what can be while running, and say what cannot."""

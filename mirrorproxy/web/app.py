@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from aiohttp import web
 
-from mirrorproxy.errors import Denied, MirrorproxyError, Overloaded
+from mirrorproxy.errors import Denied, MirrorproxyError, NotFound, Overloaded
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.registry import Registry
 from mirrorproxy.web import errors, routes
@@ -33,8 +33,9 @@ class App:
     """Everything that is answered over HTTP.
 
     `names` gives the configured registries at each request, so that a reload counts at once. `inflight` is the number
-    of requests being answered; beyond `limit` of them the answer is 503, but for health pages and metrics. Closed by
-    `aclose`, after the server.
+    of requests being answered; beyond `limit` of them the answer is 503, but for health pages and metrics.
+    `shows_metrics`: clients may see them, since there is no `page_server` for those who watch. Closed by `aclose`,
+    after the servers.
     """
 
     def __init__(
@@ -47,9 +48,12 @@ class App:
         probes: Probes,
         write_timeout: float = 60.0,
         limit: int = 10_000,
+        *,
+        shows_metrics: bool = True,
     ) -> None:
         self.inflight = 0
         self._limit = limit
+        self._shows_metrics = shows_metrics
         self._idle = asyncio.Event()
         self._v2 = V2(registry, catalog)
         self._names = names
@@ -64,6 +68,10 @@ class App:
     def server(self, *, handler_cancellation: bool = True) -> web.Server:
         """The server, for `web.ServerRunner`. `handler_cancellation`: stop answering as soon as the client is gone."""
         return Server(self.handle, self._malformed, handler_cancellation=handler_cancellation)
+
+    def page_server(self) -> web.Server:
+        """A server of health pages and metrics alone, for an address that clients need not reach."""
+        return Server(self._handle_page, self._malformed, handler_cancellation=True)
 
     def allow(self, write_timeout: float) -> None:
         """How many seconds a client may take nothing, from the next request on."""
@@ -83,6 +91,14 @@ class App:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request: whole, or broken off if it could not be. Raises nothing but a cancellation."""
+        return await self._handle(request, self._route)
+
+    async def _handle_page(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._handle(request, self._page_route)
+
+    async def _handle(
+        self, request: web.BaseRequest, route_of: Callable[[web.BaseRequest], Route]
+    ) -> web.StreamResponse:
         began = asyncio.get_running_loop().time()
         reply = Reply(request, self._ids.choose(request.headers.get("X-Request-ID")), self._delivery)
         if self._probes.state is State.DRAINING:
@@ -91,7 +107,7 @@ class App:
         route: Route | None = None
         error: MirrorproxyError | None = None
         try:
-            route = self._route(request)
+            route = route_of(request)
             await self._answer(reply, route)
         except ClientGone:
             pass  # the books tell
@@ -112,6 +128,18 @@ class App:
         return KEPT if reply.keep_alive else CLOSED
 
     def _route(self, request: web.BaseRequest) -> Route:
+        route = self._parsed(request)
+        if isinstance(route, PageRoute) and route.page is Page.METRICS and not self._shows_metrics:
+            raise NotFound("the metrics are at another address: server.metrics_listen in the configuration")
+        return route
+
+    def _page_route(self, request: web.BaseRequest) -> Route:
+        route = self._parsed(request)
+        if not isinstance(route, PageRoute | Push):
+            raise NotFound("here are health pages and metrics alone; registries are at server.listen")
+        return route
+
+    def _parsed(self, request: web.BaseRequest) -> Route:
         target = request.raw_path
         parse = self._parse if len(target) <= _REMEMBERED_LENGTH else _parse
         return parse(request.method, target, self._names())

@@ -52,6 +52,29 @@ upstreams:
         assert load(write("fills: {max_active: 2}"), HOME).warnings == []
 
 
+class TestOwnPorts:
+    """`server.metrics_listen` beside `server.listen`."""
+
+    def test_one_address_for_both_is_refused(self, write: Write) -> None:
+        """Any free port is two ports, and a list may be left out."""
+        path = write('server:\n  listen: ["127.0.0.1:0", "127.0.0.1:9"]\n  metrics_listen: 127.0.0.1:9\n')
+        assert problems(path) == [
+            (
+                "config.yaml:3: server.metrics_listen[0]: 127.0.0.1:9 is in server.listen too; give the metrics a port "
+                "of their own"
+            ),
+        ]
+        loaded = load(write('server:\n  listen: ["127.0.0.1:0"]\n  metrics_listen: ["127.0.0.1:0"]\n'), HOME)
+        assert [str(address) for address in loaded.settings.server.metrics_listen] == ["127.0.0.1:0"]
+
+    def test_an_endpoint_there_is_refused(self, write: Write) -> None:
+        """The service would ask itself."""
+        path = write(
+            "server: {metrics_listen: 127.0.0.1:9}\nupstreams:\n  a.io:\n    endpoints: [http://127.0.0.1:9]\n"
+        )
+        assert ["listens on itself" in problem for problem in problems(path)] == [True]
+
+
 class TestTimeouts:
     """`fills.budget` against the timeouts of the upstreams, and those against each other."""
 

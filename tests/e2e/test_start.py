@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.client import ask
+from tests.e2e.client import ask, connect
 from tests.e2e.conftest import settings, upstream
-from tests.e2e.proxy import Proxy, own_address
+from tests.e2e.proxy import Proxy, own_address, until
 from tests.fakes.hub import Hub
+from tests.fakes.script import Quirk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e start")]
 
@@ -82,6 +84,35 @@ async def test_two_addresses(serve: Serve, hub: Hub) -> None:
             answer = await ask(address, f"/v2/library/two/blobs/{image.layers[0].digest}")
             assert answer.body == b"layer"
     assert hub.count("cdn") == 1
+
+
+async def test_metrics_on_a_port_of_their_own(serve: Serve, hub: Hub) -> None:
+    """There alone, beside the health pages, which are at both; content is at the other. A stop is seen there last."""
+    image = hub.add_image("library/watched", "1", b"layer")
+    target = f"/v2/library/watched/blobs/{image.layers[0].digest}"
+    address = own_address()
+    hub.script.next("cdn", Quirk(stall=1, release=(release := asyncio.Event())))
+    async with serve(server={"metrics_listen": [address]}) as proxy:
+        for page in ("/livez", "/readyz", "/healthz"):
+            assert (await proxy.ask(page)).status == (await ask(address, page)).status == 200
+        assert b"mirrorproxy_build_info" in (await ask(address, "/metrics")).body
+        hidden = await proxy.ask("/metrics")
+        assert (hidden.status, "server.metrics_listen" in hidden.error["message"]) == (404, True)
+        for path in ("/v2/", "/v2/_catalog", target):
+            refused = await ask(address, path)
+            assert (refused.status, "server.listen" in refused.error["message"]) == (404, True)
+        assert (await ask(address, "/v2/a/blobs/uploads/", "POST", {"Content-Length": "0"})).status == 405
+        assert hub.log == []
+        async with connect(proxy.address) as wire:
+            wire.send(target)
+            await until(lambda: hub.count("cdn") == 1)
+            proxy.send(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                while (await ask(address, "/readyz")).body != b"draining\n":
+                    await asyncio.sleep(0.01)
+            release.set()
+            assert (await wire.answer()).body == b"layer"
+        assert await proxy.ended() == 0
 
 
 async def test_a_port_in_use(serve: Serve) -> None:
