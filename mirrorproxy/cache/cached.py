@@ -236,6 +236,9 @@ class Cached:
             return here
         key = (Kind.BLOB, "GET", repository, digest)
         self._negatives.check(key)
+        if size is None and self._fills.must_wait(repository.registry, digest):
+            # On that word its client has headers now, and bytes when it is their turn.
+            size = (await self.stat(repository, digest)).descriptor.size
         stored = partial(self._shelf.committed, repository, digest)
         self._ahead.asked(repository, digest)  # begins in the next step of the loop: behind what is begun here
         try:

@@ -13,7 +13,7 @@ from mirrorproxy.fill.flight import Flight
 from mirrorproxy.fill.lanes import Limits
 from mirrorproxy.fill.passage import Passage
 from mirrorproxy.fill.reader import Reader
-from mirrorproxy.fill.slots import Slots
+from mirrorproxy.fill.slots import Slots, Turn
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Blob, Outcome, Result, Source
@@ -71,6 +71,11 @@ class Fills:
         flight = self._flights.get(digest)
         return None if flight is None else flight.repository
 
+    def must_wait(self, registry: str, digest: Digest) -> bool:
+        """Does the download of `digest` wait for its turn, or would it if it began now?"""
+        flight = self._flights.get(digest)
+        return self._slots.busy(registry) if flight is None else flight.waits
+
     async def join(
         self,
         source: Source,
@@ -84,15 +89,18 @@ class Fills:
         """A reader of the download of `digest`, which begins now if there is none.
 
         The caller has made sure that `repository` has the blob, or that no download of it is under way: then the
-        source's answer says so. `size` is what a manifest said, `start` where the reader will begin. A download that
-        begins now calls `stored` with the size once the blob is in the store. Raises what the source says before its
-        first byte; `Overloaded` where too many wait already.
+        source's answer says so. `size` is what the repository said of it, by a manifest or else: with it, a download
+        that waits for its turn has its reader at once. `start` is where that will begin. A download that begins now
+        calls `stored` with the size once the blob is in the store. Raises what the source says before its first byte;
+        `Overloaded` where too many wait already.
         """
         while (flight := self._flights.get(digest)) is not None and self._under_way[digest].cancelling():
             await flight.landed.wait()  # it was given up in this moment: the next one goes on from where it was
         result = Result.MISS if flight is None else Result.COALESCED
         if flight is None:
             flight = self._begin(Flight(source, repository, digest, size, start=start, left=self._left), stored)
+        elif flight.waits and flight.size is None:
+            flight.size = size
         reader = Reader(flight, Outcome(result, stored=True))
         self._slots.admit()  # one that was fetched ahead is urgent now
         try:
@@ -116,16 +124,19 @@ class Fills:
         if len(self._flights) >= self._terms.max_active * (1 + _QUEUE_FACTOR):
             raise Overloaded("too many downloads wait already; try again shortly")
         self._flights[flight.digest] = flight
+        turn = self._slots.turn(flight.repository.registry, lambda: flight.readers > 0)
+        flight.waits = turn.waits
         task = self._tasks.start(
-            self._fly(flight, stored), name=f"fill of {flight.repository}@{flight.digest.hex[:12]}"
+            self._fly(flight, turn, stored), name=f"fill of {flight.repository}@{flight.digest.hex[:12]}"
         )
         self._under_way[flight.digest] = task
-        task.add_done_callback(partial(self._landed, flight))
+        task.add_done_callback(partial(self._landed, flight, turn))
         return flight
 
-    async def _fly(self, flight: Flight, stored: Stored | None) -> None:
+    async def _fly(self, flight: Flight, turn: Turn, stored: Stored | None) -> None:
         registry = flight.repository.registry
-        async with self._slots.turn(registry, lambda: flight.readers > 0):
+        async with turn:
+            flight.waits = False
             limits = self._terms.upstream(registry)
             if time.monotonic() < self._single.get(registry, 0.0):
                 limits = replace(limits, connections=1)
@@ -143,9 +154,10 @@ class Fills:
         """It ignores ranges, or said 429 or 503 to one more connection: it gets one for each blob, for a while."""
         self._single[registry] = time.monotonic() + _SINGLE_FOR
 
-    def _landed(self, flight: Flight, task: "asyncio.Task[None]") -> None:
+    def _landed(self, flight: Flight, turn: Turn, task: "asyncio.Task[None]") -> None:
         """However it ended, and even where it was cancelled before its first step."""
         del task
+        turn.leave()
         del self._flights[flight.digest], self._under_way[flight.digest]
         flight.land()
 

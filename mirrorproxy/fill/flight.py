@@ -39,6 +39,7 @@ class Flight:
         self.error: MirrorproxyError | None = None
         self.ingest: Ingest | None = None
         self.handed = 0  # up to where readers were told that they may read
+        self.waits = False  # for its turn
         self.promised = False  # some client has headers, though no byte came yet
         self.landed = asyncio.Event()
         self._start = start
@@ -55,11 +56,12 @@ class Flight:
     async def opened(self) -> None:
         """Return when headers may go to a client: upstream has the blob. Raises what upstream said instead.
 
-        Where a manifest says the size, upstream gets `_PATIENCE` seconds: containerd gives up after 30 s without
-        headers.
+        Where the size is known, and with it that the repository has the blob, a download that waits for its turn keeps
+        nobody waiting for headers; upstream gets `_PATIENCE` seconds for its answer. containerd gives up after 30 s
+        without headers, and a clean error is better for as long as one may come.
         """
         try:
-            async with asyncio.timeout(None if self.size is None else _PATIENCE):
+            async with asyncio.timeout(None if self.size is None else 0 if self.waits else _PATIENCE):
                 await asyncio.shield(self._opened)
         except TimeoutError:
             self.promised = True

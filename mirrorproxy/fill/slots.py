@@ -2,16 +2,41 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    upstream: str
-    urgent: Callable[[], bool]
-    turn: asyncio.Future[None]
+class Turn:
+    """A place in the queue, and then a turn, from `Slots.turn` on until `leave`. As an `async with` it waits for it."""
+
+    def __init__(self, slots: "Slots", upstream: str, urgent: Callable[[], bool]) -> None:
+        self.upstream = upstream
+        self.urgent = urgent
+        self.coming = asyncio.get_running_loop().create_future()
+        self._slots = slots
+
+    @property
+    def waits(self) -> bool:
+        """It is not its turn yet."""
+        return not self.coming.done()
+
+    def leave(self) -> None:
+        """Its turn is over, or not wanted any more. A second time is without effect."""
+        self._slots.forget(self)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.shield(self.coming)
+        except BaseException:
+            self.leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
 
 
 class Slots:
@@ -25,7 +50,8 @@ class Slots:
         self._limit = limit
         self._each = each
         self._taken: Counter[str] = Counter()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Turn] = []
+        self._in: set[Turn] = set()
 
     @property
     def limit(self) -> int:
@@ -37,30 +63,34 @@ class Slots:
         self._limit = limit
         self.admit()
 
-    @asynccontextmanager
-    async def turn(self, upstream: str, urgent: Callable[[], bool]) -> AsyncIterator[None]:
-        """Wait for a turn; it lasts as long as the `async with`."""
-        waiting = _Waiting(upstream, urgent, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+    def busy(self, upstream: str) -> bool:
+        """Would who asks for a turn now have to wait?"""
+        return len(self._in) >= self._limit or self._taken[upstream] >= self._each(upstream)
+
+    def turn(self, upstream: str, urgent: Callable[[], bool]) -> Turn:
+        """A place in the queue, taken now: at once a turn where one is free."""
+        turn = Turn(self, upstream, urgent)
+        self._waiting.append(turn)
         self.admit()
-        try:
-            await waiting.turn
-            yield
-        finally:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)  # cancelled before its turn
-            else:
-                self._taken[upstream] -= 1
-                self.admit()
+        return turn
+
+    def forget(self, turn: Turn) -> None:
+        """See `Turn.leave`."""
+        if turn in self._in:
+            self._in.remove(turn)
+            self._taken[turn.upstream] -= 1
+            self.admit()
+        elif turn in self._waiting:
+            self._waiting.remove(turn)
 
     def admit(self) -> None:
         """Let in who may come in now."""
-        while self._taken.total() < self._limit and (chosen := self._next()) is not None:
+        while len(self._in) < self._limit and (chosen := self._next()) is not None:
             self._waiting.remove(chosen)
+            self._in.add(chosen)
             self._taken[chosen.upstream] += 1
-            if not chosen.turn.done():  # else it was cancelled in this moment, and gives its turn back
-                chosen.turn.set_result(None)
+            chosen.coming.set_result(None)
 
-    def _next(self) -> _Waiting | None:
-        possible = [each for each in self._waiting if self._taken[each.upstream] < self._each(each.upstream)]
-        return next((each for each in possible if each.urgent()), possible[0] if possible else None)
+    def _next(self) -> Turn | None:
+        possible = [turn for turn in self._waiting if self._taken[turn.upstream] < self._each(turn.upstream)]
+        return next((turn for turn in possible if turn.urgent()), possible[0] if possible else None)

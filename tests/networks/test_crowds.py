@@ -11,6 +11,7 @@ import pytest
 
 from mirrorproxy.config import load
 from mirrorproxy.fill import flight
+from mirrorproxy.names import Digest
 from mirrorproxy.service.service import Service
 from tests.e2e.client import begin, connect
 from tests.e2e.conftest import Place, settings, upstream
@@ -179,6 +180,14 @@ async def test_what_was_fetched_ahead_may_be_given_up_too(serve: Serve, hub: Hub
 # Turns.
 
 
+async def layers(place: Place, count: int, size: int = 1000) -> tuple[list[bytes], list[Digest]]:
+    """Blobs that a manifest names which was pulled here: whose size is known, and that the repository has them."""
+    data = [os.urandom(size) for _ in range(count)]
+    image = place.image(*data)
+    await place.get("manifests", "1")
+    return data, [layer.digest for layer in image.layers]
+
+
 async def asked_of_storage(place: Place, count: int) -> None:
     """Wait until there were so many requests for blobs."""
     await until(lambda: len(place.seen("cdn")) == count)
@@ -197,8 +206,7 @@ async def test_so_many_at_a_time(serve: Serve, hub: Hub, limits: dict[str, Any])
     """Never more; the others wait for their turn, in the order in which they were asked for, and all come."""
     async with serve(connections=1, **limits) as proxy:
         place = at(hub, proxy)
-        data = [os.urandom(300_000) for _ in range(8)]
-        blobs = [place.blob(each) for each in data]
+        data, blobs = await layers(place, 8, 300_000)
         gates = [asyncio.Event() for _ in blobs]
         hub.script.next("cdn", *(Quirk(hold=gate) for gate in gates))
         async with asyncio.TaskGroup() as group:
@@ -223,8 +231,9 @@ async def test_a_busy_upstream_keeps_back_no_other(serve: Serve, hub: Hub) -> No
         hold = asyncio.Event()
         hub.script.next("cdn", Quirk(hold=hold))
         data = os.urandom(1000)
+        _, blobs = await layers(busy, 3)
         async with asyncio.TaskGroup() as group:
-            clients = [group.create_task(busy.get("blobs", busy.blob(os.urandom(1000)))) for _ in range(3)]
+            clients = [group.create_task(busy.get("blobs", digest)) for digest in blobs]
             await fills(proxy, 3)
             await until(lambda: bool(busy.seen("cdn")))
             assert (await other.get("blobs", other.blob(data))).body == data
@@ -263,8 +272,7 @@ async def test_too_many_wait(serve: Serve, hub: Hub) -> None:
     """503 with `Retry-After`, at once; who waits has not been forgotten; and then there is room again."""
     async with serve(fills={"max_active": 1}, connections=1) as proxy:
         place = at(hub, proxy)
-        data = [os.urandom(1000) for _ in range(18)]
-        *blobs, one_more = [place.blob(each) for each in data]
+        data, (*blobs, one_more) = await layers(place, 18)
         hold = asyncio.Event()
         hub.script.next("cdn", Quirk(hold=hold))
         async with asyncio.TaskGroup() as group:
@@ -304,7 +312,7 @@ async def test_so_many_connections(serve: Serve, hub: Hub) -> None:
     """`max_connections` holds for all there is to ask of an upstream: what is more waits, and comes."""
     async with serve(max_connections=2) as proxy:
         place = at(hub, proxy)
-        blobs = [place.blob(os.urandom(1000)) for _ in range(12)]
+        _, blobs = await layers(place, 12)
         hub.script.always("cdn", Quirk(delay=0.05))
         answers = await asyncio.gather(*(place.get("blobs", digest) for digest in blobs))
         assert all(answer.complete for answer in answers)
@@ -314,36 +322,78 @@ async def test_so_many_connections(serve: Serve, hub: Hub) -> None:
 # Headers.
 
 
+async def test_who_waits_for_a_turn_has_headers(serve: Serve, hub: Hub) -> None:
+    """At once, of a blob that a manifest names; the bytes follow when it is their turn. Nothing is asked for it."""
+    async with serve(fills={"max_active": 1}) as proxy:
+        place = at(hub, proxy)
+        (_, data), (busy, waiting) = await layers(place, 2, MIB)
+        hold = asyncio.Event()
+        hub.script.next("cdn", Quirk(hold=hold))
+        async with connect(proxy.address) as first, connect(proxy.address) as wire:
+            first.send(place.path("blobs", busy))
+            await until(lambda: bool(place.seen("cdn")))
+            hub.log.clear()
+            wire.send(place.path("blobs", waiting))
+            async with asyncio.timeout(2):
+                status, headers = await wire.head()
+            assert (status, headers["Content-Length"]) == (200, str(MIB))
+            assert place.asked() == [], "it still waits"
+            hold.set()
+            assert await wire.reader.readexactly(MIB) == data
+            assert (await first.answer()).complete
+        assert place.asked() == ["GET blob", "GET cdn"]
+
+
+async def test_who_waits_for_a_turn_without_a_manifest(serve: Serve, hub: Hub) -> None:
+    """A HEAD upstream says whether the repository has the blob: headers at once if it has, 404 at once if not."""
+    async with serve(fills={"max_active": 1}) as proxy:
+        place = at(hub, proxy)
+        _, (busy,) = await layers(place, 1)
+        data = os.urandom(MIB)
+        waiting, absent = place.blob(data), Digest.of(b"nobody has this")
+        hold = asyncio.Event()
+        hub.script.next("cdn", Quirk(hold=hold))
+        async with connect(proxy.address) as first, connect(proxy.address) as wire:
+            first.send(place.path("blobs", busy))
+            await until(lambda: bool(place.seen("cdn")))
+            hub.log.clear()
+            wire.send(place.path("blobs", waiting))
+            async with asyncio.timeout(2):
+                status, headers = await wire.head()
+                assert (status, headers["Content-Length"]) == (200, str(MIB))
+                assert place.asked() == ["HEAD blob", "HEAD cdn"]
+                assert (await place.get("blobs", absent)).status == 404
+            assert await proxy.total("fills_inflight") == 2, "nothing waits for what nobody has"
+            hold.set()
+            assert await wire.reader.readexactly(MIB) == data
+            assert (await first.answer()).complete
+
+
 async def headers_come_before_bytes(place: Place, least: float, most: float) -> None:
-    """Check that a client whose download waits for its turn has headers between `least` and `most` seconds later."""
-    data = os.urandom(MIB)
-    image, busy = place.image(data), place.blob(os.urandom(1000))
-    await place.get("manifests", "1")
+    """Check that a client has headers, though upstream does not answer, between `least` and `most` seconds later."""
+    (data,), (digest,) = await layers(place, 1, MIB)
     hold = asyncio.Event()
     place.hub.script.next("cdn", Quirk(hold=hold))
-    async with connect(place.proxy.address) as first, connect(place.proxy.address) as wire:
-        first.send(place.path("blobs", busy))
-        await until(lambda: bool(place.seen("cdn")))
+    async with connect(place.proxy.address) as wire:
         began = asyncio.get_running_loop().time()
-        wire.send(place.path("blobs", image.layers[0].digest))
+        wire.send(place.path("blobs", digest))
         async with asyncio.timeout(most):
             status, headers = await wire.head()
         assert asyncio.get_running_loop().time() - began >= least
         assert (status, headers["Content-Length"]) == (200, str(MIB))
-        assert len(place.seen("cdn")) == 1, "it still waits"
         hold.set()
         assert await wire.reader.readexactly(MIB) == data
-        assert (await first.answer()).complete
 
 
-async def test_who_waits_gets_headers(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a blob that a manifest names, when its download has not had its turn for half of the time after which
-    containerd gives up; the bytes follow. (In this process, where 15 s can be 0.3 s.)
+async def test_who_waits_for_an_answer_has_headers(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a blob that a manifest names, when upstream has not answered for half of the time after which containerd gives
+    up; the bytes follow. (In this process, where 15 s can be 0.3 s.)
     """
     monkeypatch.setattr(flight, "_PATIENCE", 0.3)
     hub.script.clear()
     hub.log.clear()
-    proxy = Proxy(tmp_path, settings({"docker.io": upstream(hub)}, fills={"max_active": 1}))
+    upstreams = {"docker.io": upstream(hub, header_timeout="20s")}
+    proxy = Proxy(tmp_path, settings(upstreams, fills={"budget": "1m"}))
     proxy.configure()
     service = Service((await asyncio.to_thread(load, proxy.config)).settings)
     try:
@@ -355,9 +405,9 @@ async def test_who_waits_gets_headers(hub: Hub, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.soak
-async def test_who_waits_gets_headers_in_time(serve: Serve, hub: Hub) -> None:
+async def test_who_waits_for_an_answer_has_headers_in_time(serve: Serve, hub: Hub) -> None:
     """Before containerd gives up after 30 s."""
-    async with serve(fills={"max_active": 1, "budget": "10m"}, header_timeout="40s") as proxy:
+    async with serve(fills={"budget": "10m"}, header_timeout="40s") as proxy:
         await headers_come_before_bytes(at(hub, proxy), 10, 25)
 
 
