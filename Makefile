@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve demo test soak check format bench clean
+.PHONY: help serve demo test soak check format bench docs clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ format: $(VENV)/.dev ## put the code in order
 bench: $(VENV)/.dev ## mirrorproxy beside docker-registry and nginx, in one run
 	tests/tools.sh
 	$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.dev ## renew what docs/configuration.md says of the settings
+	$(BIN)/python -m docs.generate
 
 clean: ## remove what was made here
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,7 @@
-"""The settings, as frozen models. Names, types and defaults are the contract; `docs/configuration.md` has the meaning.
+"""The settings, as frozen models. Names, types and defaults are the contract.
+
+The text below each setting is what users read of it: `make docs` puts it into docs/configuration.md, with its type and
+default.
 
 Durations are float seconds, sizes bytes. Models check each setting by itself; `checks` looks at how they fit together.
 """
@@ -30,6 +33,7 @@ from mirrorproxy.config.values import (
     Space,
     UserName,
     VariableName,
+    Written,
     YesNo,
     choice,
     whole_number,
@@ -48,35 +52,53 @@ class TlsSettings(_Frozen):
     """A certificate and its key, as PEM files."""
 
     cert: FilePath
+    """Certificate chain (PEM) for HTTPS. Read again when the file changes; switching TLS on or off takes a restart."""
     key: FilePath
+    """Its private key (PEM)."""
 
 
 class ServerSettings(_Frozen):
     """How clients reach the service."""
 
     listen: Annotated[tuple[Listen, ...], ONE_OR_MANY, AT_LEAST_ONE, NO_REPEATS] = (ListenAddress("127.0.0.1", 5000),)
+    """Where clients connect. Port 0 is any free one."""
     metrics_listen: Annotated[tuple[Listen, ...], ONE_OR_MANY, NO_REPEATS] = ()
+    """Where `/metrics`, `/livez`, `/readyz` and `/healthz` are, over plain HTTP and with nothing else beside them.
+    Where one is given, clients at `server.listen` do not see `/metrics` any more; the health pages are at both.
+    """
     tls: TlsSettings | None = None
     workers: Annotated[int | Literal["auto"], whole_number(1, 256, "auto")] = 1
+    """Processes that share the port; `auto`: one for each core. This version serves with one process, whatever is set,
+    and says so at the start.
+    """
     grace: Duration = 30.0
+    """How long running transfers may take to finish after SIGTERM."""
     write_timeout: PositiveDuration = _MINUTE
+    """A client that takes no byte for that long is cut off."""
 
 
 class CacheSettings(_Frozen):
     """Where content is kept, and how much. Shares are of the file system that holds `directory`."""
 
     directory: FilePath
+    """Where content is kept."""
     max_size: SomeSpace = Size(50 * 2**30)
+    """What the cache may fill."""
     min_free: Space = Size(5 * 2**30)
+    """What it leaves free on its file system."""
 
 
 class CredentialsSettings(_Frozen):
     """A name and a password for an upstream. Loading reads the file or variable named here into `password`."""
 
     username: UserName
+    """User."""
     password: Secret | None = None
+    """Password; rather keep it in a file or a variable."""
     password_file: FilePath | None = None
+    """File with the password; a newline at its end does not count."""
     password_env: VariableName | None = None
+    """Name of the environment variable with the password."""
 
     @model_validator(mode="after")
     def _one_password(self) -> "CredentialsSettings":
@@ -92,6 +114,7 @@ class DockerConfigSettings(_Frozen):
     """A Docker `config.json` to take credentials from, credential helpers included."""
 
     docker_config: FilePath
+    """A Docker `config.json` to log in with, credential helpers included; instead of the others."""
 
 
 def _kind_of_credentials(value: object) -> str:
@@ -105,6 +128,7 @@ Credentials = Annotated[
     | Annotated[DockerConfigSettings, Tag("file")]
     | Annotated[Literal["docker-config"], DOCKER_CONFIG, Tag("word")],
     Discriminator(_kind_of_credentials),
+    Written("`docker-config`, or the keys below"),
 ]
 
 
@@ -114,32 +138,77 @@ class UpstreamSettings(_Frozen):
     """
 
     endpoints: Annotated[tuple[Endpoint, ...], ONE_OR_MANY, AT_LEAST_ONE, NO_REPEATS]
+    """Where to ask, in this order; for docker.io `https://registry-1.docker.io`. May have a path:
+    `http://site-cache:5000/docker.io` is asked as `/docker.io/v2/...`.
+    """
     proxy: Proxy | None = None
+    """HTTP proxy on the way. Without it `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` count; one with a
+    password belongs there.
+    """
     ca_file: FilePath | None = None
+    """Certificates (PEM) to trust besides the system's."""
     credentials: Credentials | None = None
+    """Log in. `docker-config` takes what `docker login` left for the user that runs mirrorproxy."""
     repositories: Annotated[tuple[RepositoryPattern, ...], ONE_OR_MANY, NO_REPEATS] = ()
+    """What may be served: names, with `*` for anything but a slash and `**` for anything (`team/*`, `**`); none:
+    everything. Needed with credentials unless every `server.listen` is a loopback address or a unix socket, since
+    whoever reaches the port pulls with them.
+    """
     default: YesNo = False
+    """Who answers when a client names no registry, as the Docker daemon does. Without a mark: the only one, else
+    docker.io; where neither is so, one has to be marked.
+    """
     tag_ttl: Duration = 5 * _MINUTE
+    """How long a tag is believed before it is looked up again; `0s`: ask each time."""
     negative_ttl: Duration = 10.0
+    """How long "not there" is believed; `0s`: not at all."""
     token_realms: Annotated[tuple[Realm, ...], ONE_OR_MANY, NO_REPEATS] = ()
+    """Token services to trust besides those on the registry's own domain: `auth.example.com`,
+    `https://auth.example.com:8443`.
+    """
     connect_timeout: PositiveDuration = 10.0
+    """To connect, TLS included."""
     idle_timeout: PositiveDuration = 30.0
+    """For the next bytes of a body."""
     header_timeout: PositiveDuration = 30.0
+    """Until the headers of an answer, connecting included."""
     revalidate_timeout: PositiveDuration = 5.0
+    """For the check of a tag while a copy of it is at hand."""
     max_connections: Annotated[int, whole_number(1, 10_000)] = 32
+    """Requests at the same time: so many for blobs, and so many for everything else."""
     connections: Annotated[int, whole_number(1, 16)] = 4
+    """Connections for one blob, 1 to 16. A download starts with one, and adds one as long as that makes it faster; `1`:
+    never several. At most `max_connections`, and the default never more.
+    """
     parallel_from: ParallelFrom = Size(16 * 2**20)
+    """The smallest blob that several connections may fetch; `1MiB` or more."""
     min_rate: MinRate = Size(0)
+    """A connection that brings less, on average over `idle_timeout`, is made anew, and its download goes on where it
+    was; `0`: however slow. A link that is slow all the time never fails for it.
+    """
     max_fills: Annotated[int, whole_number(1, 10_000)] = 16
+    """Downloads at the same time; further ones wait, those first that clients ask for. The default is never more than
+    `max_connections`, which all of them share.
+    """
     prefetch: Annotated[Literal["auto", "all", "off"], choice("auto", "all", "off")] = "auto"
+    """Fetch layers before the client asks for them. `auto`: those after the first one that it asks for; `all`: all of
+    them, with the manifest.
+    """
 
 
 class FillSettings(_Frozen):
     """Downloads into the cache."""
 
     budget: PositiveDuration = 10 * _MINUTE
+    """How long a download may go without progress, retries included, before it fails. Longer than `idle_timeout` and
+    `header_timeout` of every registry.
+    """
     max_active: Annotated[int, whole_number(1, 10_000)] = 64
+    """Downloads at the same time, of all registries; further ones wait."""
     abandoned: Abandoned = "finish"
+    """What becomes of a download when all its clients are gone: it goes on to its end, stops at once, or goes on for so
+    long. What came is kept, and continued at the next request. `MIRRORPROXY__FILLS__ABANDONED` takes `linger: 60s`.
+    """
 
     @property
     def abandoned_after(self) -> float | None:
@@ -153,14 +222,20 @@ class PartialSettings(_Frozen):
     """What there is of downloads that did not come to their end."""
 
     keep: PositiveDuration = 7 * _DAY
+    """How long what came of a download that did not end is kept while nobody asks for the rest. It goes sooner, oldest
+    first, when space is short.
+    """
 
 
 class LogSettings(_Frozen):
     """What is written to standard error, and how."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], choice("debug", "info", "warning", "error")] = "info"
+    """The least that is written."""
     format: Annotated[Literal["auto", "json", "text"], choice("auto", "json", "text")] = "auto"
+    """`auto`: text on a terminal, else JSON."""
     access: YesNo = True
+    """One line for each request."""
 
 
 class Settings(_Frozen):
@@ -169,6 +244,11 @@ class Settings(_Frozen):
     server: ServerSettings = ServerSettings()
     cache: CacheSettings
     upstreams: dict[str, UpstreamSettings]
+    """The registries that are served, by the name that clients use (`ghcr.io`, `registry.example.com:5000`). No other
+    is ever asked. `docker.io`, `index.docker.io` and `registry-1.docker.io` are one registry. A file (or
+    `MIRRORPROXY__UPSTREAMS`) that names any replaces the built-in ones: docker.io, ghcr.io, quay.io, registry.k8s.io,
+    gcr.io, mcr.microsoft.com and public.ecr.aws.
+    """
     fills: FillSettings = FillSettings()
     partials: PartialSettings = PartialSettings()
     log: LogSettings = LogSettings()

@@ -37,6 +37,15 @@ _LARGEST_MIN_RATE = 10**9  # no single connection brings more: each would be tak
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a type of settings is called in docs/configuration.md, and examples of how it is written there."""
+
+    name: str
+    examples: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Linger:
     """To go on for so many seconds without clients."""
 
@@ -233,22 +242,39 @@ AT_LEAST_ONE = AfterValidator(_at_least_one)
 NO_REPEATS = AfterValidator(_without_repeats)
 DOCKER_CONFIG = _text(_docker_config)
 
-Listen = Annotated[ListenAddress, _text(ListenAddress.parse, ListenAddress), PlainSerializer(str)]
-Endpoint = Annotated[str, _text(parse_endpoint)]
-Proxy = Annotated[str, _text(parse_proxy)]
-Realm = Annotated[str, _text(parse_realm)]
-RepositoryPattern = Annotated[str, _text(_pattern)]
-UserName = Annotated[str, _text(_user_name)]
-VariableName = Annotated[str, _text(_variable)]
-Secret = Annotated[SecretStr, _text(_secret, SecretStr), PlainSerializer(lambda _: MASK)]
-FilePath = Annotated[Path, _text(Path, Path)]
-Space = Annotated[Size | Share, PlainValidator(_space), PlainSerializer(str)]
-SomeSpace = Annotated[Size | Share, PlainValidator(_some_space), PlainSerializer(str)]
-ParallelFrom = Annotated[Size, PlainValidator(_parallel_from), PlainSerializer(str)]
-MinRate = Annotated[Size, PlainValidator(_min_rate), PlainSerializer(lambda rate: format_rate(rate) if rate else "0")]
-Abandoned = Annotated[
-    Literal["finish", "stop"] | Linger, PlainValidator(_abandoned), PlainSerializer(_written_abandoned)
+_ADDRESS = Written(
+    "address", ("127.0.0.1:5000", "[::1]:5000", "localhost:5000", "0.0.0.0:5000", "unix:/run/mirrorproxy.sock")
+)
+_URL = Written("URL")
+_WORD = Written("text")
+_SIZE = Written("size", ("50GiB", "500MB", "64MiB", "1073741824"), "without a unit: bytes")
+_SPACE = Written("size or share", ("50GiB", "80%"), "a share is of the file system that holds the cache")
+_RATE = Written("rate, or `0`", ("10kB/s", "4MiB/s", "0"), "bytes a second")
+_DURATION = Written("duration", ("500ms", "30s", "10m", "1h30m", "7d", "0s"), "the unit is needed")
+
+Listen = Annotated[ListenAddress, _text(ListenAddress.parse, ListenAddress), PlainSerializer(str), _ADDRESS]
+Endpoint = Annotated[str, _text(parse_endpoint), _URL]
+Proxy = Annotated[str, _text(parse_proxy), _URL]
+Realm = Annotated[
+    str, _text(parse_realm), Written("host or origin", ("auth.example.com", "https://auth.example.com:8443"))
 ]
-Duration = Annotated[float, PlainValidator(_duration), PlainSerializer(format_duration)]
-PositiveDuration = Annotated[float, PlainValidator(_positive_duration), PlainSerializer(format_duration)]
+RepositoryPattern = Annotated[str, _text(_pattern), Written("pattern", ("library/alpine", "team/*", "**"))]
+UserName = Annotated[str, _text(_user_name), _WORD]
+VariableName = Annotated[str, _text(_variable), _WORD]
+Secret = Annotated[SecretStr, _text(_secret, SecretStr), PlainSerializer(lambda _: MASK), _WORD]
+FilePath = Annotated[Path, _text(Path, Path)]
+Space = Annotated[Size | Share, PlainValidator(_space), PlainSerializer(str), _SPACE]
+SomeSpace = Annotated[Size | Share, PlainValidator(_some_space), PlainSerializer(str), _SPACE]
+ParallelFrom = Annotated[Size, PlainValidator(_parallel_from), PlainSerializer(str), _SIZE]
+MinRate = Annotated[
+    Size, PlainValidator(_min_rate), PlainSerializer(lambda rate: format_rate(rate) if rate else "0"), _RATE
+]
+Abandoned = Annotated[
+    Literal["finish", "stop"] | Linger,
+    PlainValidator(_abandoned),
+    PlainSerializer(_written_abandoned),
+    Written("`finish`, `stop`, `{linger: 60s}`"),
+]
+Duration = Annotated[float, PlainValidator(_duration), PlainSerializer(format_duration), _DURATION]
+PositiveDuration = Annotated[float, PlainValidator(_positive_duration), PlainSerializer(format_duration), _DURATION]
 YesNo = Annotated[bool, PlainValidator(_yes_no)]
