@@ -28,9 +28,13 @@ _TRY_AGAIN = 0.1
 
 
 class Contents:
-    """The parts of the store over one directory, and who owns it. `open` it; `aclose` in any case."""
+    """The parts of the store over one directory, and who owns it. `open` it; `aclose` in any case.
+
+    `changed` is called when a tag, a manifest or other content came or went.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, *, keep_open: int = 512) -> None:
+        self.changed: Callable[[], None] = lambda: None
         self.directory = directory = settings.cache.directory
         self._settings = settings
         self._parts = AsyncExitStack()  # closed in the opposite order of their opening
@@ -46,13 +50,13 @@ class Contents:
             self.partials,
             self.ledger,
             metrics,
-            changed=self.layout.changed,
+            changed=self._changed,
             keep_partials=settings.partials.keep,
         )
         self.shelf = Shelf(
             self.blobs,
             self.index,
-            changed=self.layout.changed,
+            changed=self._changed,
             used=self.retention.used,
             grown=self.retention.grown,
         )
@@ -113,7 +117,7 @@ class Contents:
             self.partials,
             self.ledger,
             self.retention,
-            self.layout.changed,
+            self._changed,
             settings,
             refresh,
         )
@@ -122,5 +126,10 @@ class Contents:
         """Write what is not written yet, close all, and leave the directory to others."""
         await self._parts.aclose()
 
+    def _changed(self) -> None:
+        self.layout.changed()
+        self.changed()
+
     def _corrupt(self, digest: Digest, size: int) -> None:
+        self.changed()
         self.retention.corrupt(digest, size)

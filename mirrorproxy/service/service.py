@@ -76,6 +76,7 @@ class Service:
             shows_metrics=not settings.server.metrics_listen,
         )
         self._parts.push_async_callback(self._app.aclose)
+        self._contents.changed = self._app.forget
         self._observe(metrics)
 
         self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
@@ -107,6 +108,7 @@ class Service:
         self._stacks.use(settings.upstreams)
         self._fills.use(terms(settings))
         self._contents.use(settings)
+        self._app.forget()
         self._app.allow(settings.server.write_timeout)
         self._access.enabled = settings.log.access
         if self._certificate is not None and settings.server.tls is not None:

@@ -14,6 +14,7 @@ from mirrorproxy.metrics import Metrics
 from mirrorproxy.registry import Registry
 from mirrorproxy.web import errors, routes
 from mirrorproxy.web.access import AccessLog, RequestIds
+from mirrorproxy.web.again import Again
 from mirrorproxy.web.books import Books
 from mirrorproxy.web.client import ClientGone
 from mirrorproxy.web.probes import Probes, State, exposition
@@ -63,19 +64,24 @@ class App:
         self._pages = ThreadPoolExecutor(_DISK_READERS, thread_name_prefix="cold pages")
         self._delivery = Delivery(write_timeout, self._pages)
         self._ids = RequestIds()
+        self._again = Again(self._books, self._ids, probes)
         self._parse = lru_cache(_REMEMBERED)(_parse)
 
     def server(self, *, handler_cancellation: bool = True) -> web.Server:
         """The server, for `web.ServerRunner`. `handler_cancellation`: stop answering as soon as the client is gone."""
-        return Server(self.handle, self._malformed, handler_cancellation=handler_cancellation)
+        return Server(self.handle, self._malformed, self._again.give, handler_cancellation=handler_cancellation)
 
     def page_server(self) -> web.Server:
         """A server of health pages and metrics alone, for an address that clients need not reach."""
-        return Server(self._handle_page, self._malformed, handler_cancellation=True)
+        return Server(self._handle_page, self._malformed, None, handler_cancellation=True)
 
     def allow(self, write_timeout: float) -> None:
         """How many seconds a client may take nothing, from the next request on."""
         self._delivery = self._delivery._replace(write_timeout=write_timeout)
+
+    def forget(self) -> None:
+        """Answer nothing from memory alone that was answered before: what is cached, or served, has changed."""
+        self._again.forget()
 
     async def drained(self, grace: float) -> None:
         """Return when no request is being answered, or after `grace` seconds."""
@@ -106,9 +112,11 @@ class App:
         self.inflight += 1
         route: Route | None = None
         error: MirrorproxyError | None = None
+        generation = self._again.generation
         try:
             route = route_of(request)
             await self._answer(reply, route)
+            self._again.keep(reply, route, began, generation)
         except ClientGone:
             pass  # the books tell
         except MirrorproxyError as caught:

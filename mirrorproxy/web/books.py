@@ -2,17 +2,18 @@
 
 import asyncio
 from functools import cache
+from typing import NamedTuple
 
 from aiohttp import web
 from prometheus_client import Counter, Histogram
 
 from mirrorproxy.errors import MirrorproxyError, NotFound
 from mirrorproxy.metrics import Metrics
-from mirrorproxy.names import Repository
+from mirrorproxy.names import Reference, Repository
 from mirrorproxy.registry import Kind, Result
 from mirrorproxy.web import routes
 from mirrorproxy.web.access import AccessLog, Entry
-from mirrorproxy.web.routes import Route
+from mirrorproxy.web.routes import BlobRoute, ManifestRoute, Route
 from mirrorproxy.web.stream import Reply
 
 _KINDS = {
@@ -34,6 +35,21 @@ _ENDPOINTS = {
 }
 _METHODS = frozenset({"GET", "HEAD"})
 _GONE = 499  # in the books alone: the client left before it got a status
+
+
+class Account(NamedTuple):
+    """What all requests that get the same answer have in common."""
+
+    method: str
+    path: str
+    repository: Repository
+    reference: Reference
+    kind: Kind
+    size: int
+    durations: Histogram
+    requests: Counter
+    sent: Counter
+    first_bytes: Histogram
 
 
 class Books:
@@ -80,6 +96,48 @@ class Books:
                 request.headers.get("User-Agent"),
                 not reply.complete,
                 None if error is None else error.message,
+            )
+        )
+
+    def account(self, reply: Reply, route: ManifestRoute | BlobRoute) -> Account:
+        """Of a hit that will be given again."""
+        request, kind = reply.request, _KINDS[type(route)]
+        return Account(
+            request.method,
+            _told_path(request.raw_path, route),
+            route.repository,
+            route.digest if isinstance(route, BlobRoute) else route.reference,
+            kind,
+            reply.sent,
+            self._duration(request.method, _ENDPOINTS[type(route)], "200"),
+            *self._series(route.repository.registry, kind, Result.HIT),
+        )
+
+    def again(self, account: Account, request_id: str, client: str | None, agent: str | None, duration: float) -> None:
+        """Put down a hit that was given again, in one write."""
+        method, path, repository, reference, kind, size, durations, requests, sent, first_bytes = account
+        durations.observe(duration)
+        requests.inc()
+        if size:
+            sent.inc(size)
+            first_bytes.observe(duration)
+        self._access.write(
+            Entry(
+                request_id,
+                client,
+                method,
+                path,
+                repository,
+                reference,
+                kind,
+                Result.HIT,
+                200,
+                size,
+                duration,
+                duration if size else None,
+                agent,
+                False,
+                None,
             )
         )
 

@@ -34,6 +34,13 @@ class Delivery(NamedTuple):
     pages: Executor
 
 
+class Whole(NamedTuple):
+    """A response that left in one write: all its header fields, and the body."""
+
+    fields: dict[str, str]
+    body: bytes
+
+
 class Sent(web.StreamResponse):
     """What aiohttp gets back from the handler: all is written already, keep the connection or close it.
 
@@ -58,7 +65,8 @@ class Reply:
     """The one response to a request.
 
     `common` are the fields of every response to it. Afterwards: `status` (0: nothing was sent), `sent` body bytes,
-    `first_byte` (by the loop's clock) and `complete`; `outcome` is set by whoever knows how the content came about.
+    `first_byte` (by the loop's clock), `complete`, and `whole` where it was a 200 that left in one write; `outcome` is
+    set by whoever knows how the content came about.
     """
 
     def __init__(self, request: web.BaseRequest, request_id: str, delivery: Delivery) -> None:
@@ -71,6 +79,7 @@ class Reply:
         self.sent = 0
         self.first_byte: float | None = None
         self.complete = False
+        self.whole: Whole | None = None
         self._delivery = delivery
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -97,6 +106,8 @@ class Reply:
             for offset in range(_PIECE, len(body), _PIECE):
                 await self._piece(transport, body[offset : offset + _PIECE])
         self.complete = True
+        if status == 200 and len(body) <= _PIECE:
+            self.whole = Whole({**self.common, **fields}, data)
 
     async def stream(self, status: int, fields: Mapping[str, str], blob: Blob, span: Span | None) -> None:
         """A response with the bytes `span` of a blob, or with the whole of one whose size nobody knows (None).
@@ -117,6 +128,8 @@ class Reply:
         if file is not None and end is not None and (data := _at_hand(file, start, end)) is not None:
             self._count(len(data))
             await self._write(transport, block + data)
+            if status == 200:
+                self.whole = Whole({**self.common, **fields}, data)
         else:
             await self._write(transport, block)
             try:
