@@ -42,11 +42,15 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an answer came about. `age`: seconds since upstream last vouched for it; `stored`: it is (being) kept."""
+    """How an answer came about. `age`: seconds since upstream last vouched for it; `stored`: it is (being) kept.
+
+    `endpoint` is the name of the one that gave it just now, None where it did not come from there.
+    """
 
     result: Result
     age: float = 0.0
     stored: bool = False
+    endpoint: str | None = None
 
 
 MISS = Outcome(Result.MISS)

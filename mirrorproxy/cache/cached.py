@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from mirrorproxy.cache.ahead import Ahead, Mode
 from mirrorproxy.cache.memory import Negatives, Recent
+from mirrorproxy.cache.noting import Noting
 from mirrorproxy.cache.shelf import HIT, Shelf
 from mirrorproxy.errors import NotFound, Unauthorized, UpstreamError
 from mirrorproxy.fill import Fills
@@ -54,6 +55,7 @@ class Cached:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._source = source
+        self._bringing = Noting(source)
         self._shelf = shelf
         self._fills = fills
         self._rules = rules
@@ -62,7 +64,7 @@ class Cached:
         self._asking: SingleFlight[tuple[object, ...], Any] = SingleFlight()
         # When upstream failed about a tag, and what a HEAD said of a tag whose manifest is not here yet.
         self._failed: Recent[tuple[object, ...], float] = Recent(4096)
-        self._heard: Recent[tuple[Repository, Tag], tuple[Descriptor, float]] = Recent(4096)
+        self._heard: Recent[tuple[Repository, Tag], tuple[Descriptor, TagRecord]] = Recent(4096)
 
         self._ahead = Ahead(rules.prefetch, self._fetch_ahead)
         self._tasks = Tasks()
@@ -118,12 +120,12 @@ class Cached:
             await self._shelf.know(repository, (found.descriptor,))
             if (here := await self._shelf.manifest(repository, reference)) is not None:
                 await self._shelf.keep(repository, here)
-                return replace(here, outcome=_KEPT)
+                return replace(here, outcome=replace(_KEPT, endpoint=found.outcome.endpoint))
         manifest = await self._source.manifest(repository, reference)
         kept = await self._shelf.keep(repository, manifest)
         if kept and isinstance(reference, Digest):
             await self._name(repository, manifest.descriptor)
-        return replace(manifest, outcome=_KEPT if kept else _NOT_KEPT)
+        return replace(manifest, outcome=replace(_KEPT if kept else _NOT_KEPT, endpoint=manifest.outcome.endpoint))
 
     # Tags.
 
@@ -132,6 +134,7 @@ class Cached:
         self._negatives.forget((Kind.MANIFEST, "tag", repository, tag, True))
         record = await self._shelf.tag(repository, tag)
         found, _ = await self._check(repository, tag, record, body=True)
+        await self._manifest_by_digest(repository, found.descriptor.digest)  # also one that was evicted meanwhile
         return found
 
     async def _resolve_tag(
@@ -160,9 +163,9 @@ class Cached:
                 log.warning("%s:%s is served stale: %s", repository, tag, str(error) or "upstream takes too long")
                 return stale, None
         if not fresh and (heard := self._heard.get(key)) is not None:
-            descriptor, when = heard
-            if 0 <= now - when < self._rules.tag_ttl:
-                return Resolved(descriptor, Outcome(Result.HIT, now - when)), None
+            descriptor, told = heard
+            if 0 <= now - told.checked < self._rules.tag_ttl:
+                return Resolved(descriptor, Outcome(Result.HIT, now - told.checked)), None
         return await self._check(repository, tag, None, body=body)
 
     async def _check(
@@ -183,11 +186,12 @@ class Cached:
                 found = Resolved(manifest.descriptor, manifest.outcome)
             else:
                 found = await self._source.resolve(repository, tag)
+                endpoint = found.outcome.endpoint
                 if record is not None and found.descriptor.digest == record.digest:
-                    found = replace(found, outcome=Outcome(Result.REVALIDATED, stored=True))
+                    found = replace(found, outcome=Outcome(Result.REVALIDATED, stored=True, endpoint=endpoint))
                 elif record is not None:
                     manifest = await self._manifest_by_digest(repository, found.descriptor.digest)
-                    found = Resolved(manifest.descriptor, manifest.outcome)
+                    found = Resolved(manifest.descriptor, replace(manifest.outcome, endpoint=endpoint))
         except NotFound:
             await self._shelf.forget_tag(repository, tag)
             raise
@@ -197,18 +201,19 @@ class Cached:
     async def _vouched(self, repository: Repository, tag: Tag, found: Resolved) -> None:
         """Upstream says where the tag is now. Only what is kept is recorded: the record may have to be served stale."""
         self._failed.drop((repository, tag))
+        record = TagRecord(found.descriptor.digest, self._clock(), found.outcome.endpoint)
         if found.outcome.stored:
             self._heard.drop((repository, tag))
-            await self._shelf.set_tag(repository, tag, TagRecord(found.descriptor.digest, self._clock()))
+            await self._shelf.set_tag(repository, tag, record)
         else:
-            self._heard.put((repository, tag), (found.descriptor, self._clock()))
+            self._heard.put((repository, tag), (found.descriptor, record))
 
     async def _name(self, repository: Repository, descriptor: Descriptor) -> None:
         """A manifest came by its digest: give it the tags that a HEAD has told of before."""
-        for (place, tag), (heard, when) in self._heard.items():
+        for (place, tag), (heard, record) in self._heard.items():
             if place == repository and heard.digest == descriptor.digest:
                 self._heard.drop((place, tag))
-                await self._shelf.set_tag(repository, tag, TagRecord(descriptor.digest, when))
+                await self._shelf.set_tag(repository, tag, record)
 
     # Blobs.
 
@@ -239,13 +244,16 @@ class Cached:
         if size is None and self._fills.must_wait(repository.registry, digest):
             # On that word its client has headers now, and bytes when it is their turn.
             size = (await self.stat(repository, digest)).descriptor.size
-        stored = partial(self._shelf.committed, repository, digest)
+        stored = partial(self._stored, repository, digest)
         self._ahead.asked(repository, digest)  # begins in the next step of the loop: behind what is begun here
         try:
-            return await self._fills.join(self._source, repository, digest, size, start=start, stored=stored)
+            return await self._fills.join(self._bringing, repository, digest, size, start=start, stored=stored)
         except (NotFound, Unauthorized) as error:
             self._negatives.remember(key, error)
             raise
+
+    async def _stored(self, repository: Repository, digest: Digest, size: int) -> None:
+        await self._shelf.committed(repository, digest, size, self._bringing.brought(digest))
 
     def _fetch_ahead(self, repository: Repository, descriptors: Iterable[Descriptor]) -> None:
         """Begin the downloads of what is not here, behind those that clients wait for."""
@@ -253,8 +261,8 @@ class Cached:
         async def begin() -> None:
             for each in descriptors:
                 if not await self._shelf.has(each.digest):
-                    stored = partial(self._shelf.committed, repository, each.digest)
-                    self._fills.fetch_ahead(self._source, repository, each.digest, each.size, stored)
+                    stored = partial(self._stored, repository, each.digest)
+                    self._fills.fetch_ahead(self._bringing, repository, each.digest, each.size, stored)
 
         self._tasks.start(begin(), name=f"read ahead in {repository}")
 

@@ -101,9 +101,11 @@ class Shelf:
         """Remember that these belong to `repository`."""
         await self._if_it_works(self._index.put_facts(repository, descriptors))
 
-    async def committed(self, repository: Repository, digest: Digest, size: int) -> None:
-        """A blob that this repository has was stored."""
+    async def committed(self, repository: Repository, digest: Digest, size: int, endpoint: str | None = None) -> None:
+        """A blob that this repository has was stored; it came from `endpoint`."""
         self._used(digest)
+        if endpoint is not None:
+            await self._if_it_works(self._index.put_origin(digest, endpoint))
         if await self.fact(repository, digest) is None:
             await self.know(repository, (Descriptor("application/octet-stream", digest, size),))
 
@@ -131,6 +133,8 @@ class Shelf:
         try:
             self._grown(await self._blobs.put(digest, manifest.body))
             await self._index.put_facts(repository, (manifest.descriptor, *manifest.contents.children))
+            if manifest.outcome.endpoint is not None:
+                await self._index.put_origin(digest, manifest.outcome.endpoint)
         except CacheFailed as error:
             log.warning("%s@%s is not kept: %s", repository, digest, error)
             return False

@@ -190,13 +190,22 @@ class Index:
         rows = ((records.used_key(digest), records.used_row(used)) for digest, used in tuple(batch.items()))
         await self._run(self._set, rows)
 
+    async def put_origin(self, digest: Digest, endpoint: str) -> None:
+        """Remember from which endpoint content came."""
+        await self._run(self._set, [(records.origin_key(digest), endpoint.encode())])
+
+    async def origins_of(self, digests: Iterable[Digest]) -> dict[Digest, str]:
+        """The endpoints that these came from, as far as they are known."""
+        return await self._run(self._get_all, tuple(digests), records.origin_key, records.parse_origin)
+
     async def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
         """The last uses of these, as far as they are known."""
-        return await self._run(self._used_of, tuple(digests))
+        return await self._run(self._get_all, tuple(digests), records.used_key, records.parse_used)
 
     async def forget_used(self, digests: Iterable[Digest]) -> None:
         """Forget content that is gone, in one transaction."""
-        await self._run(self._delete, [records.used_key(digest) for digest in digests])
+        keys = [key(digest) for digest in digests for key in (records.used_key, records.origin_key)]
+        await self._run(self._delete, keys)
 
     # All there is, in the order of the keys. Many short reads: what is written meanwhile may be in it or not.
 
@@ -312,9 +321,11 @@ class Index:
         first, second = records.fact_keys(repository, digest)
         return self._get(first, records.parse_fact) or self._get(second, records.parse_fact)
 
-    def _used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
-        found = ((each, self._get(records.used_key(each), records.parse_used)) for each in digests)
-        return {digest: used for digest, used in found if used is not None}
+    def _get_all(
+        self, digests: Iterable[Digest], key: Callable[[Digest], str], parse: Callable[[bytes], T]
+    ) -> dict[Digest, T]:
+        found = ((each, self._get(key(each), parse)) for each in digests)
+        return {digest: value for digest, value in found if value is not None}
 
     def _set(self, rows: Iterable[tuple[str, bytes]]) -> None:
         table = self._rows

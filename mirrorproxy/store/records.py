@@ -1,9 +1,10 @@
 """What the index keeps, and the rows in which it keeps it. Pure.
 
-    tag:<registry>/<name> <tag>            {"d": digest, "c": checked}
+    tag:<registry>/<name> <tag>            {"d": digest, "c": checked, "e": endpoint; rows of before lack it}
     manifest:<registry>/<name> <digest>    {"t": media type, "s": size}     a manifest of this repository
     blob:<registry>/<name> <digest>        {"t": media type, "s": size}     anything else that belongs to it
     list:<registry>/<name> <kind> <hash>   {"t", "n", "f", "c"}, a line feed, the body as it came
+    from:<digest>                          the endpoint that it came from
     used:<digest>                          [last use, bytes on the disk]
 
 A space sorts before every character of a name, so rows come in the order of repositories. What is a manifest stands
@@ -24,17 +25,21 @@ from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Repository, Tag, registry_name, repository
 from mirrorproxy.registry import Kind, Listing
 
-TAGS, MANIFESTS, BLOBS, LISTINGS, USED = "tag:", "manifest:", "blob:", "list:", "used:"
+TAGS, MANIFESTS, BLOBS, LISTINGS, ORIGINS, USED = "tag:", "manifest:", "blob:", "list:", "from:", "used:"
 
 BAD_ROW = (ValueError, TypeError, KeyError, IndexError, RecursionError, Invalid)
 
 
 @dataclass(frozen=True, slots=True)
 class TagRecord:
-    """What a tag pointed at when upstream was last asked: `checked`, in Unix seconds; 0 for one that was rebuilt."""
+    """What a tag pointed at when upstream was last asked: `checked`, in Unix seconds; 0 for one that was rebuilt.
+
+    `endpoint` is the one that said so, where that is known.
+    """
 
     digest: Digest
     checked: float
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,16 @@ def listing_key(repository: Repository, kind: Kind, query: str) -> str:
     return f"{LISTINGS}{repository} {kind} {hashlib.sha256(query.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
+def origin_key(digest: Digest) -> str:
+    """The key of where content came from."""
+    return f"{ORIGINS}{digest}"
+
+
+def parse_origin(value: bytes) -> str:
+    """The endpoint in a row's value."""
+    return value.decode()
+
+
 def used_key(digest: Digest) -> str:
     """The key of a last use."""
     return f"{USED}{digest}"
@@ -95,7 +110,8 @@ def used_key(digest: Digest) -> str:
 
 def tag_row(record: TagRecord) -> bytes:
     """The value of a tag's record."""
-    return json.dumps({"d": record.digest, "c": record.checked}).encode()
+    endpoint = {} if record.endpoint is None else {"e": record.endpoint}
+    return json.dumps({"d": record.digest, "c": record.checked, **endpoint}).encode()
 
 
 def fact_row(fact: Fact) -> bytes:
@@ -124,7 +140,7 @@ def used_row(used: Used) -> bytes:
 def parse_tag(value: bytes) -> TagRecord:
     """The record in a row's value."""
     row = json.loads(value)
-    return TagRecord(Digest(row["d"]), _time(row["c"]))
+    return TagRecord(Digest(row["d"]), _time(row["c"]), _text(row["e"]) if "e" in row else None)
 
 
 def parse_fact(value: bytes) -> Fact:

@@ -7,6 +7,7 @@ quirks of real registries stand beside the code that knows them.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from multidict import CIMultiDictProxy
@@ -15,7 +16,7 @@ from mirrorproxy.errors import BadAnswer, DigestMismatch, MirrorproxyError, Unau
 from mirrorproxy.manifests import ACCEPT, MAX_SIZE, OCI_INDEX
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository
-from mirrorproxy.registry import Kind, Listing, Manifest, Resolved
+from mirrorproxy.registry import Kind, Listing, Manifest, Outcome, Resolved, Result
 from mirrorproxy.spans import format_range
 from mirrorproxy.upstream import checks
 from mirrorproxy.upstream.answers import is_final_head, refusal
@@ -42,6 +43,7 @@ class Upstream:
         self._registry = registry
         self._endpoint = endpoint
         self._metrics = metrics
+        self._outcome = Outcome(Result.MISS, endpoint=self.name)
         self._received = metrics.upstream_bytes.labels(registry, Kind.BLOB)
 
     def __repr__(self) -> str:
@@ -67,20 +69,21 @@ class Upstream:
             if answer.status == 200:
                 checks.check_encoding(answer)
                 if descriptor := checks.described(answer, reference):
-                    return Resolved(descriptor)
+                    return Resolved(descriptor, self._outcome)
             elif is_final_head(answer):
                 raise await refusal(answer, Kind.MANIFEST)
-        return Resolved((await self.manifest(repository, reference)).descriptor)
+        return Resolved((await self.manifest(repository, reference)).descriptor, self._outcome)
 
     async def manifest(self, repository: Repository, reference: Reference) -> Manifest:
         """See `Registry`."""
         path = f"/manifests/{reference}"
         body, headers = await self._document(Kind.MANIFEST, repository, path, accept=ACCEPT, limit=MAX_SIZE)
         try:
-            return await _off_loop(body, lambda: checks.manifest(body, headers, reference))
+            manifest = await _off_loop(body, lambda: checks.manifest(body, headers, reference))
         except DigestMismatch:
             self._metrics.mismatches.labels(self._registry).inc()
             raise
+        return replace(manifest, outcome=self._outcome)
 
     async def stat(self, repository: Repository, digest: Digest) -> Resolved:
         """See `Registry`. A HEAD; where that does not say it, a GET of one byte.
@@ -131,6 +134,7 @@ class Upstream:
             answer,
             held,
             size,
+            self._outcome,
             count=self._received.inc,
             report=report,
         )

@@ -22,12 +22,14 @@ class BodyTransfer:
         answer: Answer,
         span: Span | None,
         size: int | None,
+        outcome: Outcome = MISS,
         *,
         count: Callable[[int], None],
         report: Callable[[UpstreamError], None],
     ) -> None:
         self.digest = digest
         self.size = size
+        self.outcome = outcome
         self.first = 0 if span is None else span.start
         self._last = None if span is None else span.end
         self._answer = answer
@@ -38,11 +40,6 @@ class BodyTransfer:
 
     def __repr__(self) -> str:
         return f"<BodyTransfer {self.digest.hex[:12]} {self._at}..{self._last} from {self._answer.host}>"
-
-    @property
-    def outcome(self) -> Outcome:
-        """A miss: it comes from upstream."""
-        return MISS
 
     async def chunks(self, start: int, end: int | None) -> AsyncIterator[bytes]:
         """The bytes from `start` (none before what was read already) up to `end`, as they come.

@@ -422,3 +422,20 @@ class TestDatabase:
         with pytest.raises(CacheFailed, match="closed"):
             list(index.walk_tags())
         assert repr(index).endswith("closed>")
+
+
+def test_a_tag_of_an_earlier_version_has_no_endpoint() -> None:
+    """Rows written before endpoints were put down are read as they are."""
+    assert records.parse_tag(b'{"d": "%s", "c": 5.0}' % ONE.encode()) == TagRecord(ONE, 5.0, None)
+    for record in (TagRecord(ONE, 5.0), TagRecord(ONE, 5.0, "ghcr.io")):
+        assert records.parse_tag(records.tag_row(record)) == record
+
+
+async def test_where_content_came_from_goes_with_it(index: Index) -> None:
+    """The row of the endpoint is deleted with that of the last use."""
+    await index.put_origin(ONE, "ghcr.io")
+    assert await index.origins_of([ONE, TWO]) == {ONE: "ghcr.io"}
+    await index.put_used({ONE: Used(1.0, 512), TWO: Used(2.0, 512)})
+    assert await index.used_of([ONE, TWO]) == {ONE: Used(1.0, 512), TWO: Used(2.0, 512)}
+    await index.forget_used([ONE])
+    assert (await index.origins_of([ONE]), await index.used_of([ONE, TWO])) == ({}, {TWO: Used(2.0, 512)})
