@@ -71,6 +71,10 @@ class Metrics:
         self.partials_dropped = self._counter("partials_dropped", "Parts of blobs thrown away.", ("reason",))
         self.evictions = self._counter("cache_evictions", "Objects removed from the cache.", ("reason",))
         self.evicted_bytes = self._counter("cache_evicted_bytes", "Bytes removed from the cache.", ("reason",))
+        self.scrubbed = self._counter(
+            "scrub_objects", "Objects that the scrub has read, by what it found.", ("result",)
+        )
+        self.scrubbed_bytes = self._counter("scrub_bytes", "Bytes that the scrub has read.", ())
         self.mismatches = self._counter(
             "digest_mismatches", "Bytes that were not what their digest says.", ("registry",)
         )
@@ -91,6 +95,8 @@ class Metrics:
         for reason in ("size", "age", "manual", "corrupt"):
             self.evictions.labels(reason)
             self.evicted_bytes.labels(reason)
+        for result in ("right", "wrong", "unreadable", "refetched"):
+            self.scrubbed.labels(result)
         for reason in ("size", "age"):
             self.partials_dropped.labels(reason)
         for direction in ("client", "upstream"):

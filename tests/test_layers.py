@@ -15,7 +15,7 @@ FLOORS = [  # bottom first; the modules of one floor do not know each other
     {"metrics"},
     {"store", "upstream"},
     {"fill"},
-    {"cache", "policy", "unified", "retention"},
+    {"cache", "policy", "unified", "retention", "audit"},
     {"admin"},
     {"web", "setup"},
     {"service"},

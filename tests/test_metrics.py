@@ -46,6 +46,8 @@ ADDED: dict[str, tuple[str, set[str]]] = {
     "mirrorproxy_fills_abandoned": ("counter", {"registry"}),
     "mirrorproxy_fills_ahead": ("counter", {"registry"}),
     "mirrorproxy_partials_dropped": ("counter", {"reason"}),
+    "mirrorproxy_scrub_bytes": ("counter", set()),
+    "mirrorproxy_scrub_objects": ("counter", {"result"}),
 }
 GAUGES_OF_THE_SERVICE = ("cache_size_bytes", "cache_limit_bytes", "cache_objects", "filesystem_free_bytes")
 STANDARD = ("process_", "python_")
@@ -140,6 +142,7 @@ def test_what_comes_from_upstream_is_zero_from_the_start() -> None:
         ("mirrorproxy_fills_ahead", "registry", set(REGISTRIES)),
         ("mirrorproxy_fills_abandoned", "registry", set(REGISTRIES)),
         ("mirrorproxy_partials_dropped", "reason", {"size", "age"}),
+        ("mirrorproxy_scrub_objects", "result", {"right", "wrong", "unreadable", "refetched"}),
         ("mirrorproxy_cache_evictions", "reason", REASONS),
         ("mirrorproxy_cache_evicted_bytes", "reason", REASONS),
         ("mirrorproxy_auth_failures", "direction", {"client", "upstream"}),

@@ -29,6 +29,7 @@ from mirrorproxy.config.values import (
     Realm,
     RepositoryPattern,
     Secret,
+    SomeRate,
     SomeSpace,
     Space,
     UserName,
@@ -86,6 +87,10 @@ class CacheSettings(_Frozen):
     """What the cache may fill."""
     min_free: Space = Size(5 * 2**30)
     """What it leaves free on its file system."""
+    verify: Annotated[Literal["off", "on-read"], choice("off", "on-read")] = "off"
+    """`on-read`: hash a blob each time that its file is opened, before the first byte is served; what stays open (512
+    files) is not hashed again. What is wrong is a miss. See [storage](storage.md#what-can-go-wrong-with-the-disk).
+    """
 
 
 class CredentialsSettings(_Frozen):
@@ -227,6 +232,15 @@ class PartialSettings(_Frozen):
     """
 
 
+class ScrubSettings(_Frozen):
+    """The check of all that is kept, in the background."""
+
+    every: Duration = 7 * _DAY
+    """From the beginning of one pass over all that is kept to that of the next; `0s`: never."""
+    rate: SomeRate = Size(50 * 10**6)
+    """How much is read a second at most; `100kB/s` or more."""
+
+
 class LogSettings(_Frozen):
     """What is written to standard error, and how."""
 
@@ -251,6 +265,7 @@ class Settings(_Frozen):
     """
     fills: FillSettings = FillSettings()
     partials: PartialSettings = PartialSettings()
+    scrub: ScrubSettings = ScrubSettings()
     log: LogSettings = LogSettings()
 
     @property

@@ -33,6 +33,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _LINGER = re.compile(r"(\{ ?)?linger(?: ?: ?| )([^ {}]+)(?(1) ?\})")  # as YAML has it, with and without braces
 _SMALLEST_PARALLEL = 2**20  # below that a connection more costs more round trips than it saves
+_SMALLEST_RATE = Size(10**5)  # a second: at that, 1 TB takes four months
 _LARGEST_MIN_RATE = 10**9  # no single connection brings more: each would be taken for slow, for ever
 
 
@@ -98,6 +99,13 @@ def _min_rate(value: object) -> Size:
             f"{format_rate(rate)} is more than a connection brings, so that each would be made anew for ever; write "
             f"{format_rate(_LARGEST_MIN_RATE)} or less, or 0 for none"
         )
+    return rate
+
+
+def _some_rate(value: object) -> Size:
+    rate = Size(value) if isinstance(value, int) and not isinstance(value, bool) else parse_rate(_word(value))
+    if rate < _SMALLEST_RATE:
+        raise ValueError(f"{format_rate(rate)} would take for ever; write {format_rate(_SMALLEST_RATE)} or more")
     return rate
 
 
@@ -268,6 +276,12 @@ SomeSpace = Annotated[Size | Share, PlainValidator(_some_space), PlainSerializer
 ParallelFrom = Annotated[Size, PlainValidator(_parallel_from), PlainSerializer(str), _SIZE]
 MinRate = Annotated[
     Size, PlainValidator(_min_rate), PlainSerializer(lambda rate: format_rate(rate) if rate else "0"), _RATE
+]
+SomeRate = Annotated[
+    Size,
+    PlainValidator(_some_rate),
+    PlainSerializer(format_rate),
+    Written("rate", ("50MB/s", "4MiB/s"), "bytes a second"),
 ]
 Abandoned = Annotated[
     Literal["finish", "stop"] | Linger,

@@ -95,6 +95,7 @@ class Contents:
     def use(self, settings: Settings) -> None:
         """Keep to these settings from now on."""
         self.retention.keep_partials = settings.partials.keep
+        self.blobs.verify = settings.cache.verify == "on-read"
         self.ledger.limit = settings.cache.max_size.resolve(self._filesystem)
         self.ledger.min_free = settings.cache.min_free.resolve(self._filesystem)
 

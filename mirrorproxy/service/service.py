@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 from mirrorproxy import __version__
+from mirrorproxy.audit import Checker, Quarantine, Refetch, Scrub
 from mirrorproxy.config import Settings, changes
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.fill import Fills
@@ -61,6 +62,19 @@ class Service:
         self._stacks.use(settings.upstreams)
         self._parts.push_async_callback(self._fills.aclose)
 
+        self._checker = Checker(lambda: self._settings.scrub.rate)
+        self._parts.push_async_callback(self._checker.aclose)
+        self._scrub = Scrub(
+            self._contents.directory,
+            self._contents.blobs,
+            self._checker,
+            Quarantine(self._contents.directory / "quarantine", lambda: self._contents.ledger.limit),
+            metrics,
+            Refetch(self._contents.index, self._stacks.registry),
+            every=settings.scrub.every,
+            tidied=self._quarantined,
+        )
+
         self._access = AccessLog(sys.stdout, human=not wants_json(settings.log, sys.stdout))
         self._parts.push_async_callback(self._access.aclose)
         self._access.enabled = settings.log.access
@@ -92,6 +106,7 @@ class Service:
         self._parts.push_async_callback(self._tasks.aclose)
         self._tasks.start(self._retention.run(), name="retention")
         self._tasks.start(self._housekeeping(), name="housekeeping")
+        self._tasks.start(self._scrub.run(), name="scrub")
         if self._certificate is not None:
             self._tasks.start(self._certificate.watch(), name="certificate")
         self._probes.state = State.READY
@@ -109,6 +124,7 @@ class Service:
         self._fills.use(terms(settings))
         self._contents.use(settings)
         self._app.forget()
+        self._scrub.every = settings.scrub.every
         self._app.allow(settings.server.write_timeout)
         self._access.enabled = settings.log.access
         if self._certificate is not None and settings.server.tls is not None:
@@ -138,9 +154,14 @@ class Service:
         except CacheFailed as error:  # a full disk: commands wait, pulls do not
             log.error("%s; commands cannot reach this service", error)
 
+    def _quarantined(self, size: int) -> None:
+        self._contents.ledger.aside = size
+
     def _observe(self, metrics: Metrics) -> None:
         ledger = self._contents.ledger
         metrics.observe("cache_size_bytes", "Bytes of cached content on the disk.", lambda: ledger.used)
+        done = "When the last pass of the scrub ended (Unix time)."
+        metrics.observe("scrub_last_completed_timestamp_seconds", done, lambda: self._scrub.last_ended)
         metrics.observe("cache_limit_bytes", "The most that cached content may take.", lambda: ledger.limit)
         metrics.observe("cache_objects", "Pieces of cached content.", lambda: ledger.objects)
         metrics.observe("filesystem_free_bytes", "What the cache's file system has free.", lambda: ledger.free)

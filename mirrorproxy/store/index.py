@@ -229,6 +229,10 @@ class Index:
         """All manifests known, by repository. Blocks."""
         return self._walk(records.MANIFESTS, records.manifest_entry)
 
+    def walk_facts(self) -> Iterator[tuple[Repository, Digest, Fact]]:
+        """All facts, manifests first, by repository. Blocks."""
+        return chain(self.walk_manifests(), self._walk(records.BLOBS, records.manifest_entry))
+
     async def _batches(self, prefix: str, parse: Callable[[str, bytes], T]) -> AsyncIterator[list[T]]:
         after: bytes | None = prefix.encode()
         while after is not None:

@@ -20,6 +20,8 @@ class Ledger:
     `idle`: bytes of partial files that nobody is filling. Their owner counts them now and then; what a download leaves
     behind, or goes on with, counts at once.
 
+    `aside`: bytes in quarantine.
+
     `limit`: the most that committed content and reservations may take together; `min_free`: what the file system shall
     keep free. `used` and `objects` are None until `set_used` was told what a scan found, `free` until the first
     `refresh`; what is not known does not limit.
@@ -30,6 +32,7 @@ class Ledger:
         self.min_free = min_free
         self.reserved = 0
         self.idle = 0
+        self.aside = 0
         self.free: int | None = None
         self._directory = directory
         self._scanned: tuple[int, int] | None = None
@@ -54,7 +57,7 @@ class Ledger:
     @property
     def room(self) -> int:
         """How many bytes more could be reserved now; below 0 where so many have to go first."""
-        room = self.limit - (self.used or 0) - self.reserved - self.idle
+        room = self.limit - (self.used or 0) - self.reserved - self.idle - self.aside
         return room if self.free is None else min(room, self.free - self._unwritten - self.min_free)
 
     def reserve(self, size: int) -> "Reservation | None":

@@ -153,7 +153,7 @@ upstreams:
                 "1: cache.min_free: '5G' is not a size; write a number of bytes or 50GiB, 500MB, 80%",
             ),
             ("cache: {Max-Size: 5GB}", "1: cache.Max-Size: unknown key; did you mean max_size?"),
-            ("cache: [1]", "1: cache: must be a mapping of directory, max_size, min_free"),
+            ("cache: [1]", "1: cache: must be a mapping of directory, max_size, min_free, verify"),
             ("upstreams: [ghcr.io]", "1: upstreams: must be a mapping of registries, as in `ghcr.io: {}`"),
             (
                 "upstreams: {}",
@@ -208,6 +208,11 @@ upstreams:
             ("fills: {abandoned: [stop]}", "1: fills.abandoned: must be a single value, not a list"),
             ("partials: {keep: 0s}", "1: partials.keep: must be longer than 0s"),
             ("partials: 7d", "1: partials: must be a mapping of keep"),
+            ("scrub: 7d", "1: scrub: must be a mapping of every, rate"),
+            ("scrub: {every: 7}", "1: scrub.every: '7' has no unit; write 7s for seconds or 7m for minutes"),
+            ("scrub: {rate: 0}", "1: scrub.rate: '0' is not a rate; write bytes per second as 50MB/s or 4MiB/s"),
+            ("scrub: {rate: 1kB/s}", "1: scrub.rate: 1kB/s would take for ever; write 100kB/s or more"),
+            ("cache: {verify: always}", "1: cache.verify: 'always' is not known here; write off or on-read"),
             ("upstreams: {a.io: {connections: 0}}", None),
             (
                 "upstreams: {a.io: {connections: 17}}",

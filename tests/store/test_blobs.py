@@ -14,7 +14,7 @@ import pytest
 from mirrorproxy.errors import CacheFailed, DigestMismatch
 from mirrorproxy.names import Digest
 from mirrorproxy.store import blobs as blobs_module
-from mirrorproxy.store import openfiles
+from mirrorproxy.store import content, openfiles
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.openfiles import OpenBlob
 
@@ -414,19 +414,104 @@ class TestHealing:
         One for all, but for those of the eight threads that had opened and not yet looked at it when it was removed.
         """
         hashed: list[Digest] = []
-        has_digest = blobs_module._has_digest
+        has_digest = content.has_digest
 
         def counted(descriptor: int, digest: Digest) -> bool:
             hashed.append(digest)
             return has_digest(descriptor, digest)
 
-        monkeypatch.setattr(blobs_module, "_has_digest", counted)
+        monkeypatch.setattr(blobs_module, "has_digest", counted)
         await store.put(DIGEST, DATA)
         damage(store.path(DIGEST), DATA[:-1])
         assert await asyncio.gather(*(store.open(DIGEST, len(DATA)) for _ in range(50))) == [None] * 50
         assert 1 <= len(hashed) <= 8
         assert len(healed) == caplog.text.count("to be fetched again") == 1
         await until(lambda: not opened(store.path(DIGEST)))
+        await store.aclose()
+
+    @pytest.mark.usefixtures("distrusted")
+    async def test_flipped_bytes_are_found_before_they_are_served(
+        self, store: BlobStore, healed: list[tuple[Digest, int]], directory: Path
+    ) -> None:
+        """With `verify`, whether a size is told or not; what was wrong is there for somebody to look at."""
+        store.verify = True
+        await store.put(DIGEST, DATA)
+        wrong = DATA[:-1] + b"!"
+        damage(store.path(DIGEST), wrong)
+        assert await store.open(DIGEST) is None
+        assert [digest for digest, _ in healed] == [DIGEST]
+        assert (directory / "quarantine" / f"sha256-{DIGEST.hex}").read_bytes() == wrong
+        await store.put(DIGEST, DATA)
+        assert read(await store.open(DIGEST, len(DATA))) == DATA
+        await store.aclose()
+
+    async def test_what_is_open_is_hashed_once(self, store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With `verify`, for all that read it meanwhile and later; anew where the file was opened anew."""
+        hashed: list[Digest] = []
+
+        def counted(descriptor: int, digest: Digest) -> bool:
+            hashed.append(digest)
+            return content.has_digest(descriptor, digest)
+
+        monkeypatch.setattr(blobs_module, "has_digest", counted)
+        await store.put(DIGEST, DATA)
+        read(await store.open(DIGEST))
+        assert hashed == []
+        store.verify = True
+        assert [read(blob) for blob in await asyncio.gather(*(store.open(DIGEST) for _ in range(50)))] == [DATA] * 50
+        assert len(hashed) == 1
+        damage(store.path(DIGEST), DATA)  # another change time: not the file that was hashed
+        monkeypatch.setattr(openfiles, "_TRUSTED_FOR", 0.0)
+        read(await store.open(DIGEST))
+        assert len(hashed) == 2
+        await store.aclose()
+
+    async def test_without_a_quarantine_wrong_content_goes_all_the_same(
+        self, store: BlobStore, healed: list[tuple[Digest, int]], directory: Path
+    ) -> None:
+        """Somebody removed the folder."""
+        (directory / "quarantine").rmdir()
+        await store.put(DIGEST, DATA)
+        damage(store.path(DIGEST), b"wrong")
+        assert await store.read(DIGEST, 1000) is None
+        assert len(healed) == 1
+        assert not store.path(DIGEST).exists()
+        await store.aclose()
+
+    async def test_another_file_is_not_condemned(self, store: BlobStore, healed: list[tuple[Digest, int]]) -> None:
+        """What was fetched in its stead, between the look and the word."""
+        await store.put(DIGEST, DATA)
+        old = openfiles.identity(store.path(DIGEST).stat())
+        store.path(DIGEST).unlink()
+        await store.put(DIGEST, DATA)
+        assert not await store.condemn(DIGEST, "wrong", old)
+        assert await store.read(DIGEST, 10_000) == DATA
+        assert await store.condemn(DIGEST, "wrong", openfiles.identity(store.path(DIGEST).stat()))
+        assert await store.read(DIGEST, 10_000) is None
+        assert len(healed) == 1
+        await store.aclose()
+
+    async def test_a_file_that_may_not_be_opened(
+        self, store: BlobStore, healed: list[tuple[Digest, int]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its mode or owner was changed: it is a miss, and what is fetched replaces it. (Root may open all.)"""
+        await store.put(DIGEST, DATA)
+        before = store.path(DIGEST).stat().st_ino
+        opens = os.open
+
+        def refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+            if str(path).endswith(DIGEST.hex) and os.stat(path).st_ino == before:
+                raise PermissionError(13, "Permission denied")
+            return opens(path, flags, mode)
+
+        monkeypatch.setattr(os, "open", refuse)
+        assert await store.put(DIGEST, DATA) > 0  # also where nobody looked before
+        assert store.path(DIGEST).stat().st_ino != before
+        before = store.path(DIGEST).stat().st_ino
+        assert await store.open(DIGEST) is None
+        assert len(healed) == 1
+        await store.put(DIGEST, DATA)
+        assert read(await store.open(DIGEST)) == DATA
         await store.aclose()
 
     async def test_a_descriptor_that_lies_removes_nothing(
