@@ -1,6 +1,6 @@
 """All metrics of the program, as one object that is handed down. The names are a contract (docs/metrics.md)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
@@ -16,6 +16,7 @@ from mirrorproxy.registry import Kind, Result
 # Seconds. Layers over slow links take minutes, manifests from memory well under a millisecond.
 _DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 1800)
 _FIRST_BYTES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ROUND_TRIPS = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _CODES = ("0", "200", "206", "304", "401", "403", "404", "429", "500", "502", "503", "504")  # others when they come
 
 
@@ -55,8 +56,20 @@ class Metrics:
             buckets=_FIRST_BYTES,
             registry=self.collectors,
         )
+        self.pushes = self._counter("pushes_refused", "Requests that would change something; this is a cache.", ())
+        self.round_trip = Histogram(
+            "mirrorproxy_upstream_request_duration_seconds",
+            "From a request upstream to the head of its answer, connecting included.",
+            ("registry", "kind"),
+            buckets=_ROUND_TRIPS,
+            registry=self.collectors,
+        )
         self.fills = Gauge("mirrorproxy_fills_inflight", "Downloads under way.", registry=self.collectors)
         self.readers = Gauge("mirrorproxy_fill_readers", "Clients that read from them.", registry=self.collectors)
+        self.waiting = Gauge(
+            "mirrorproxy_fills_waiting", "Downloads that wait for their turn.", registry=self.collectors
+        )
+        self.fill_failures = self._counter("fill_failures", "Downloads that ended without the whole.", ("registry",))
         self.resumes = self._counter("fill_resumes", "Downloads continued at the first missing byte.", ("registry",))
         self.fills_ahead = self._counter("fills_ahead", "Downloads begun before a client asked.", ("registry",))
         self.fills_abandoned = self._counter(
@@ -91,6 +104,12 @@ class Metrics:
             ("registry", "endpoint"),
             registry=self.collectors,
         )
+        self.last_success = Gauge(
+            "mirrorproxy_upstream_last_success_timestamp_seconds",
+            "When it last gave an answer.",
+            ("registry", "endpoint"),
+            registry=self.collectors,
+        )
         Info("mirrorproxy_build", "What runs.", registry=self.collectors).info({"version": __version__})
         for reason in ("size", "age", "manual", "corrupt"):
             self.evictions.labels(reason)
@@ -111,6 +130,7 @@ class Metrics:
         for registry in registries:
             self.resumes.labels(registry)
             self.mismatches.labels(registry)
+            self.fill_failures.labels(registry)
             self.fills_ahead.labels(registry)
             self.fills_abandoned.labels(registry)
             self.connections.labels(registry)
@@ -123,6 +143,17 @@ class Metrics:
                 for result in Result:
                     self.requests.labels(registry, kind, result)
                     self.response_bytes.labels(registry, kind, result)
+
+    def retain(self, endpoints: Mapping[str, Collection[str]]) -> None:
+        """Show no gauge any more of registries and endpoints that are not these: an alert on one would never end."""
+        for gauge in (self.upstream_up, self.last_success, self.rate_limit, self.rate_remaining):
+            for family in list(gauge.collect()):
+                for sample in family.samples:
+                    registry, endpoint = sample.labels["registry"], sample.labels.get("endpoint")
+                    if registry not in endpoints:
+                        gauge.remove_by_labels({"registry": registry})
+                    elif endpoint is not None and endpoint not in endpoints[registry]:
+                        gauge.remove(registry, endpoint)
 
     def observe(self, name: str, documentation: str, read: Callable[[], float | None]) -> None:
         """Show a gauge that is read at each scrape; absent while `read` returns None.

@@ -1,6 +1,8 @@
 """The names, labels and zeros that dashboards and alerts rely on."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client import Metric, generate_latest
@@ -48,8 +50,21 @@ ADDED: dict[str, tuple[str, set[str]]] = {
     "mirrorproxy_partials_dropped": ("counter", {"reason"}),
     "mirrorproxy_scrub_bytes": ("counter", set()),
     "mirrorproxy_scrub_objects": ("counter", {"result"}),
+    "mirrorproxy_scrub_last_completed_timestamp_seconds": ("gauge", set()),
+    "mirrorproxy_pushes_refused": ("counter", set()),
+    "mirrorproxy_upstream_request_duration_seconds": ("histogram", {"registry", "kind"}),
+    "mirrorproxy_upstream_last_success_timestamp_seconds": ("gauge", {"registry", "endpoint"}),
+    "mirrorproxy_fills_waiting": ("gauge", set()),
+    "mirrorproxy_fill_failures": ("counter", {"registry"}),
+    "mirrorproxy_filesystem_size_bytes": ("gauge", set()),
+    "mirrorproxy_http_requests_inflight": ("gauge", set()),
+    "mirrorproxy_tls_certificate_expiry_timestamp_seconds": ("gauge", set()),
 }
-GAUGES_OF_THE_SERVICE = ("cache_size_bytes", "cache_limit_bytes", "cache_objects", "filesystem_free_bytes")
+GAUGES_OF_THE_SERVICE = (
+    *("cache_size_bytes", "cache_limit_bytes", "cache_objects", "filesystem_free_bytes", "filesystem_size_bytes"),
+    *("http_requests_inflight", "tls_certificate_expiry_timestamp_seconds", "scrub_last_completed_timestamp_seconds"),
+)
+PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 STANDARD = ("process_", "python_")
 
 
@@ -80,7 +95,9 @@ def eventful() -> Metrics:
     metrics.first_byte.labels(Kind.BLOB, Result.HIT).observe(0.002)
     metrics.rate_limit.labels("docker.io").set(100)
     metrics.rate_remaining.labels("docker.io").set(76)
-    metrics.upstream_up.labels("docker.io", "https://registry-1.docker.io").set(1)
+    metrics.upstream_up.labels("docker.io", "registry-1.docker.io").set(1)
+    metrics.last_success.labels("docker.io", "registry-1.docker.io").set_to_current_time()
+    metrics.round_trip.labels("docker.io", Kind.BLOB).observe(0.2)
     return metrics
 
 
@@ -95,6 +112,35 @@ def test_names_types_and_labels_are_the_contract() -> None:
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == promised[name][1], sample
         assert family.documentation.endswith(".")
+
+
+def test_the_page_has_each_metric_with_its_labels() -> None:
+    """And no other."""
+    told: dict[str, set[str]] = {}
+    for line in PAGE.read_text().splitlines():
+        if match := re.fullmatch(r"\| (`mirrorproxy_[^|]*) \|([^|]*)\| (.+) \|", line):
+            labels = {label.strip() for label in match[2].split(",")} - {""}
+            told |= dict.fromkeys(re.findall(r"`(mirrorproxy_[a-z_]+)`", match[1]), labels)
+    assert told == {
+        f"{name}_total" if kind == "counter" else name: labels for name, (kind, labels) in (CONTRACT | ADDED).items()
+    }
+
+
+def test_what_is_not_configured_any_more_is_not_shown() -> None:
+    """An alert on an upstream that was taken away would never end; counters stay, as they must."""
+    metrics = eventful()
+    metrics.upstream_up.labels("docker.io", "site-cache:5000").set(0)
+    metrics.upstream_up.labels("quay.io", "quay.io").set(0)
+    metrics.rate_limit.labels("quay.io").set(1)
+    metrics.retain({"docker.io": ["registry-1.docker.io"], "ghcr.io": ["ghcr.io"]})
+    assert set(series(metrics, "mirrorproxy_upstream_up", "registry", "endpoint")) == {
+        ("docker.io", "registry-1.docker.io")
+    }
+    assert set(series(metrics, "mirrorproxy_upstream_ratelimit_limit", "registry")) == {("docker.io",)}
+    metrics.retain({"ghcr.io": ["ghcr.io"]})
+    for name in ("up", "last_success_timestamp_seconds", "ratelimit_limit", "ratelimit_remaining"):
+        assert scrape(metrics)[f"mirrorproxy_upstream_{name}"].samples == []
+    assert series(metrics, "mirrorproxy_cache_requests", "registry", "kind", "result")["docker.io", "blob", "hit"] == 1
 
 
 def test_promtool_finds_nothing_to_complain_about() -> None:

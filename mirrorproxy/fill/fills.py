@@ -56,6 +56,7 @@ class Fills:
         self._single: dict[str, float] = {}  # until when a registry gets one connection a blob
         self._tasks = Tasks()
         metrics.fills.set_function(self.__len__)
+        metrics.waiting.set_function(lambda: sum(flight.waits for flight in self._flights.values()))
         metrics.readers.set_function(lambda: sum(flight.readers for flight in self._flights.values()))
 
     def __len__(self) -> int:

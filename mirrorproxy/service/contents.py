@@ -77,7 +77,7 @@ class Contents:
         if writing:
             self.layout.start()
             self._parts.push_async_callback(self.layout.aclose)
-        self._filesystem = (await asyncio.to_thread(shutil.disk_usage, self.directory)).total
+        self.filesystem = (await asyncio.to_thread(shutil.disk_usage, self.directory)).total
         self.use(self._settings)
         self._parts.push_async_callback(self.retention.aclose)
 
@@ -96,8 +96,8 @@ class Contents:
         """Keep to these settings from now on."""
         self.retention.keep_partials = settings.partials.keep
         self.blobs.verify = settings.cache.verify == "on-read"
-        self.ledger.limit = settings.cache.max_size.resolve(self._filesystem)
-        self.ledger.min_free = settings.cache.min_free.resolve(self._filesystem)
+        self.ledger.limit = settings.cache.max_size.resolve(self.filesystem)
+        self.ledger.min_free = settings.cache.min_free.resolve(self.filesystem)
 
     async def rebuild(self) -> None:
         """Fill an index that is new, or was lost while running. What fails is logged, and can be tried again."""

@@ -91,9 +91,9 @@ class Service:
         )
         self._parts.push_async_callback(self._app.aclose)
         self._contents.changed = self._app.forget
+        self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
         self._observe(metrics)
 
-        self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
         self._listening = Listening(self._app.server(), self._certificate)
         self._parts.push_async_callback(self._app.drained, _FAREWELL)
         self._parts.push_async_callback(self._listening.aclose)
@@ -165,6 +165,17 @@ class Service:
         metrics.observe("cache_limit_bytes", "The most that cached content may take.", lambda: ledger.limit)
         metrics.observe("cache_objects", "Pieces of cached content.", lambda: ledger.objects)
         metrics.observe("filesystem_free_bytes", "What the cache's file system has free.", lambda: ledger.free)
+        metrics.observe(
+            "filesystem_size_bytes", "The size of the cache's file system.", lambda: self._contents.filesystem
+        )
+        metrics.observe(
+            "http_requests_inflight", "Requests that are being answered, this one included.", lambda: self._app.inflight
+        )
+        metrics.observe(
+            "tls_certificate_expiry_timestamp_seconds",
+            "Until when the certificate for clients is good.",
+            lambda: None if self._certificate is None else self._certificate.expires,
+        )
 
     def _troubles(self) -> Iterator[str]:
         """What is not as it should be, for `/readyz?verbose`."""

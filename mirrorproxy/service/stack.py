@@ -78,6 +78,7 @@ class Stacks:
                 self._retired.append(old)
             self._stacks[name] = _Stack(name, settings, self._shelf, self._fills, self._metrics)
         self._retired += before.values()
+        self._show_no_others()
         self.registry.replace({name: stack.registry for name, stack in self._stacks.items()})
 
     async def refresh(self, repository: Repository, tag: Tag) -> Resolved:
@@ -90,6 +91,11 @@ class Stacks:
         """Close what was replaced. For a moment in which no request and no download uses it."""
         retired, self._retired = self._retired, []
         await asyncio.gather(*(stack.aclose() for stack in retired))
+        if retired:
+            self._show_no_others()  # their last requests ended after they were replaced
+
+    def _show_no_others(self) -> None:
+        self._metrics.retain({name: stack.upstream.names for name, stack in self._stacks.items()})
 
     def troubles(self) -> Iterator[str]:
         """What is wrong with upstreams now, a line each."""

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from mirrorproxy.config import TlsSettings
+from mirrorproxy.service.expiry import expiry
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ class Certificate:
         self._settings = settings
         self._seen = self._marks()
         self.context = _context(settings)
+        self.expires = _expires(settings)
+        """When it ends, in seconds since 1970; None where that cannot be read."""
 
     def use(self, settings: TlsSettings) -> None:
         """Other files from now on."""
@@ -42,6 +45,7 @@ class Certificate:
         try:
             _context(self._settings)  # a trial: loading a key that does not fit would spoil the one in use
             self.context.load_cert_chain(self._settings.cert, self._settings.key)
+            self.expires = _expires(self._settings)
         except OSError as error:
             log.error("the new certificate is not taken over, the old one stays in use: %s", error)
         else:
@@ -50,6 +54,14 @@ class Certificate:
 
     def _marks(self) -> tuple[object, ...]:
         return tuple(_mark(path) for path in (self._settings.cert, self._settings.key))
+
+
+def _expires(settings: TlsSettings) -> float | None:
+    try:
+        return expiry(settings.cert.read_text("ascii", "replace"))
+    except (OSError, ValueError) as error:
+        log.warning("until when %s is good cannot be read: %s", settings.cert, error)
+        return None
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

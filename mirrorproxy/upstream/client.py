@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from multidict import CIMultiDictProxy
 
-from mirrorproxy.errors import BadAnswer, DigestMismatch, MirrorproxyError, Unauthorized, UpstreamError
+from mirrorproxy.errors import BadAnswer, DigestMismatch, MirrorproxyError, NotFound, Unauthorized, UpstreamError
 from mirrorproxy.manifests import ACCEPT, MAX_SIZE, OCI_INDEX
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository
@@ -61,6 +61,8 @@ class Upstream:
         if isinstance(error, Unauthorized):
             self._metrics.auth_failures.labels("upstream").inc()
         self._metrics.upstream_up.labels(self._registry, self.name).set(self.health.up)
+        if error is None or isinstance(error, NotFound):
+            self._metrics.last_success.labels(self._registry, self.name).set_to_current_time()
 
     async def resolve(self, repository: Repository, reference: Reference) -> Resolved:
         """See `Registry`. A HEAD; and a GET where that does not say all, or cannot be believed."""

@@ -60,6 +60,11 @@ class Failover:
         """See `Registry`."""
         return await self._ask(Kind.REFERRERS, lambda upstream: upstream.referrers(repository, digest, query))
 
+    @property
+    def names(self) -> list[str]:
+        """What the endpoints are called, in the metrics too."""
+        return [upstream.name for upstream in self._upstreams]
+
     def troubles(self) -> Iterator[str]:
         """What is wrong with the endpoints, a line each; by their last answers."""
         for upstream in self._upstreams:

@@ -81,9 +81,11 @@ class Transport:
     async def _once(self, send: Callable[..., Awaitable[aiohttp.ClientResponse]], kind: str) -> aiohttp.ClientResponse:
         """One request on the wire, counted. Raises `_StaleConnection` where it deserves another one at once."""
         connection, code = SimpleNamespace(reused=False), "0"
+        began = asyncio.get_running_loop().time()
         try:
             response = await send(trace_request_ctx=connection)
             code = str(response.status)
+            self._metrics.round_trip.labels(self._registry, kind).observe(asyncio.get_running_loop().time() - began)
             return response
         except _Broken as broken:
             raise (_StaleConnection() if connection.reused else broken.error) from None

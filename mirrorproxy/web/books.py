@@ -70,6 +70,8 @@ class Books:
         method = request.method if request.method in _METHODS else "other"
         endpoint = "unknown" if route is None else _ENDPOINTS[type(route)]
         self._duration(method, endpoint, str(status)).observe(duration)
+        if endpoint == "push":
+            self._metrics.pushes.inc()
         kind = None if route is None else _KINDS.get(type(route))
         repository: Repository | None = getattr(route, "repository", None)
         result = None if kind is None else _result(reply, error)
