@@ -169,6 +169,7 @@ def test_nodes_are_set_up_for_where_the_cache_is(overlay: str) -> None:
     """The mirror's URL is the hostPort on loopback, or the Service's node port on the node's own address."""
     pod = one(overlay, "DaemonSet", "mirrorproxy-node")["spec"]["template"]["spec"]
     words = container(pod, "containerd")["args"]
+    assert [each["name"] for each in pod["initContainers"]] == ["cache-directory", "containerd"]
     port = next(port for port in container(pod, "mirrorproxy")["ports"] if port["name"] == "registry")
     if overlay == "overlays/node-port":
         service = one(overlay, "Service", "mirrorproxy-node")["spec"]
