@@ -27,7 +27,8 @@ _REGISTRY = (
     "ghcr.io"  # whose defaults are shown: not the default one, and with the endpoint that all but Docker Hub have
 )
 _FOLLOWS = {  # defaults that are no constants
-    "cache.directory": "`$XDG_CACHE_HOME/mirrorproxy`, else `~/.cache/mirrorproxy`",
+    "cache.directory": "what systemd made (`$CACHE_DIRECTORY`, `$STATE_DIRECTORY`), else "
+    "`$XDG_CACHE_HOME/mirrorproxy`, else `~/.cache/mirrorproxy`",
     "upstreams.<registry>.endpoints": "`https://<registry>`",
 }
 _PLAIN = {bool: "true or false", int: "number", str: "text", Path: "path"}

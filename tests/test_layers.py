@@ -12,7 +12,7 @@ FLOORS = [  # bottom first; the modules of one floor do not know each other
     {"names", "spans", "tasks"},
     {"manifests"},
     {"registry", "config"},
-    {"metrics"},
+    {"metrics", "selfcheck"},
     {"store", "upstream"},
     {"fill"},
     {"cache", "policy", "unified", "retention", "audit"},

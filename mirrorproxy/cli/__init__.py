@@ -12,6 +12,7 @@ _COMMANDS = (  # in the order of --help, a line each
     "ls",
     "config_command",
     "setup_command",
+    "healthcheck",
     "demo",
 )
 

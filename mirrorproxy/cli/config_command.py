@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mirrorproxy.config import ConfigError, Loaded, Overrides, Settings, check_files, load, to_yaml
 
+_CONFIG_HELP = "the configuration (default: the file that $MIRRORPROXY_CONFIG names, else built-in settings)"
+
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the program's."""
@@ -14,13 +16,21 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", metavar="check|show", required=True)
     check = actions.add_parser("check", help="tell everything that is wrong with a configuration (exit 78), or ok")
-    check.add_argument(
-        "config", nargs="?", type=Path, metavar="FILE", help="the file (default: none, built-in settings)"
-    )
+    check.add_argument("config", nargs="?", type=Path, metavar="FILE", default=_default_config(), help=_CONFIG_HELP)
     show = actions.add_parser("show", help="print the settings in effect as YAML, with secrets masked")
-    show.add_argument("--config", type=Path, metavar="FILE", help="the file (default: none, built-in settings)")
+    add_config_flag(show)
     for action in (check, show):
         add_override_flags(action)
+
+
+def _default_config() -> Path | None:
+    named = os.environ.get("MIRRORPROXY_CONFIG")
+    return Path(named) if named else None
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names the configuration file."""
+    parser.add_argument("--config", type=Path, metavar="FILE", default=_default_config(), help=_CONFIG_HELP)
 
 
 def add_override_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,9 @@
 import argparse
 import os
 import sys
-from pathlib import Path
+from dataclasses import replace
 
-from mirrorproxy.cli.config_command import add_override_flags, overrides_of
+from mirrorproxy.cli.config_command import add_config_flag, add_override_flags, overrides_of
 from mirrorproxy.config import ConfigError, Loaded, check_files, load
 
 
@@ -16,16 +16,24 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         help="run the service",
         description="Serve until SIGTERM, which lets transfers finish first. SIGHUP loads the configuration anew.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: built-in settings)")
+    add_config_flag(parser)
     add_override_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve; 78 (EX_CONFIG) when the configuration cannot be used, 1 when the service cannot start."""
+    """Serve; 78 (EX_CONFIG) when the configuration cannot be used, 69 (EX_UNAVAILABLE) when it cannot start."""
+    from mirrorproxy.service import address_of, serve, take_over  # aiohttp takes 0.2 s: not for the other commands
+
+    try:
+        inherited = take_over(os.environ)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return os.EX_CONFIG
+    overrides = replace(overrides_of(args), inherited=tuple(map(address_of, inherited)))
 
     def reload() -> Loaded:
-        loaded = load(args.config, os.environ, overrides_of(args))
+        loaded = load(args.config, os.environ, overrides)
         if problems := check_files(loaded.settings):
             raise ConfigError(problems)
         return loaded
@@ -35,6 +43,4 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return os.EX_CONFIG
-    from mirrorproxy.service import serve  # aiohttp takes 0.2 s to import: not for the other commands
-
-    return serve(loaded, reload)
+    return serve(loaded, reload, inherited)

@@ -52,18 +52,20 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None, overrides:
 
 
 def _add_default_directory(tree: Tree, environ: Mapping[str, str]) -> None:
-    """$XDG_CACHE_HOME/mirrorproxy, else ~/.cache/mirrorproxy.
+    """The directory that systemd made for the service, else $XDG_CACHE_HOME/mirrorproxy, else ~/.cache/mirrorproxy.
 
-    Source: XDG Base Directory Specification, which has relative ones ignored.
+    Sources: systemd.exec(5), CacheDirectory= and StateDirectory=, of which there may be several with colons between;
+    XDG Base Directory Specification, which has relative ones ignored.
     """
     key = ("cache", "directory")
+    made = (environ.get(name, "").partition(":")[0] for name in ("CACHE_DIRECTORY", "STATE_DIRECTORY"))
     caches = environ.get("XDG_CACHE_HOME", "")
     if not caches.startswith("/"):
         caches = f"{environ['HOME']}/.cache" if environ.get("HOME", "").startswith("/") else ""
     if tree.get(key) is not None:
         return
-    if caches:
-        tree.put(key, f"{caches}/mirrorproxy", tree.place(key))
+    if directory := next((path for path in made if path.startswith("/")), caches and f"{caches}/mirrorproxy"):
+        tree.put(key, directory, tree.place(key))
     elif not tree.is_wrong(key):
         tree.problem(key, "is needed, as neither XDG_CACHE_HOME nor HOME says where caches go; or use --cache-dir")
 

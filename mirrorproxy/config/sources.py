@@ -20,9 +20,12 @@ VARIABLES: dict[str, Pattern] = {
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What flags say: `--listen` and `--upstream NAME=URL` as often as they were given, `--cache-dir`."""
+    """What flags say: `--listen` and `--upstream NAME=URL` as often as they were given, `--cache-dir`; and where the
+    sockets listen that the process was started with, which it uses instead of any that were asked for.
+    """
 
     listen: tuple[str, ...] = ()
+    inherited: tuple[str, ...] = ()
     cache_dir: str | None = None
     upstreams: tuple[str, ...] = ()
 
@@ -53,6 +56,8 @@ def apply_flags(tree: Tree, overrides: Overrides) -> None:
     """Set what flags say. The names of the upstreams in the tree are in their normal form already."""
     if overrides.listen:
         tree.put(("server", "listen"), list(overrides.listen), Place("--listen"))
+    if overrides.inherited:
+        tree.put(("server", "listen"), list(overrides.inherited), Place("LISTEN_FDS"))
     if overrides.cache_dir is not None:
         tree.put(("cache", "directory"), overrides.cache_dir, Place("--cache-dir"))
     place = Place("--upstream")

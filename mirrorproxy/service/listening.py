@@ -5,7 +5,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -28,10 +28,16 @@ class Listening:
         self._certificate = certificate
         self._files: list[Path] = []
 
-    async def start(self, addresses: Iterable[ListenAddress]) -> None:
-        """Listen. Raises `OSError` with the address where that fails."""
+    async def start(self, addresses: Iterable[ListenAddress], inherited: Sequence[socket.socket] = ()) -> None:
+        """Listen at `addresses`, or on sockets that listen there already. Raises `OSError` with the address where that
+        fails.
+        """
         await self._runner.setup()
         context = None if self._certificate is None else self._certificate.context
+        for taken in inherited:  # their files are not ours to remove
+            await web.SockSite(self._runner, taken, ssl_context=context, backlog=_BACKLOG).start()
+        if inherited:
+            return
         for address in addresses:
             site: web.BaseSite
             if address.path is not None:

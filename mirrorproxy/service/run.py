@@ -5,25 +5,31 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 
 from mirrorproxy.config import ConfigError, Loaded
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.service.logs import set_up
+from mirrorproxy.service.notify import Notifier
 from mirrorproxy.service.service import Service
 from mirrorproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
+_END = 15.0  # seconds after the grace time, to keep what was downloaded and to write what is cached into index.json
 
-def serve(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
+
+def serve(loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[socket.socket] = ()) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. SIGHUP serves by what `reload` gives from then on.
 
-    A second SIGTERM or SIGINT ends the grace time of running transfers.
+    A second SIGTERM or SIGINT ends the grace time of running transfers. Listens on the sockets that are `inherited`,
+    where there are any, and on `server.listen` else.
     """
     set_up(loaded.settings.log)
+    notifier = Notifier.from_environment(os.environ)
     try:
-        asyncio.run(_serve(loaded, reload))
+        asyncio.run(_serve(loaded, reload, inherited, notifier))
     except (CacheFailed, OSError) as error:
         busy = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         log.error("cannot start: %s%s", error, "; choose another address with --listen" if busy else "")
@@ -31,12 +37,14 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded]) -> int:
     return os.EX_OK
 
 
-async def _serve(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
+async def _serve(
+    loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[socket.socket], notifier: Notifier
+) -> None:
     for warning in loaded.warnings:
         log.warning("%s", warning)
     if loaded.settings.server.workers != 1:
         log.info("server.workers is %s; one process serves", loaded.settings.server.workers)
-    service = Service(loaded.settings)
+    service = Service(loaded.settings, inherited)
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()
     tasks = Tasks()
     loop = asyncio.get_running_loop()
@@ -44,8 +52,13 @@ async def _serve(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
         loop.add_signal_handler(number, told.put_nowait, number)
     try:
         await service.start()
+        notifier.ready(service.status)
+        tasks.start(notifier.keep_watchdog(), name="watchdog")
         while await told.get() is signal.SIGHUP:
+            notifier.reloading()
             await _reload(service, reload)
+            notifier.ready(service.status)
+        notifier.stopping("running transfers get time to end", service.grace + _END)
         both = (tasks.start(service.stop(), name="stop"), tasks.start(_next_end(told), name="second signal"))
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         await tasks.aclose()

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 
 from mirrorproxy import __version__
@@ -36,8 +37,10 @@ _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the 
 class Service:
     """One running mirrorproxy. `start` it, `reload` it, `stop` it; `aclose` in any case."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, inherited: Sequence[socket.socket] = ()) -> None:
+        """`inherited` are listening sockets to serve on, instead of those that `server.listen` asks for."""
         self._settings = settings
+        self._inherited = inherited
         self._parts = AsyncExitStack()  # closed in the opposite order of their making
         self._tasks = Tasks()
         self._rebuilding = False
@@ -47,11 +50,11 @@ class Service:
         """Make the parts and listen. Dials nobody. Raises `CacheFailed` or `OSError` where that cannot be."""
         settings = self._settings
         most_clients = raise_file_limit()
-        addresses = ", ".join(map(str, settings.server.listen))
+        self._addresses = ", ".join(map(str, settings.server.listen))
         metrics = Metrics(settings.upstreams)
         self._contents = Contents(settings, metrics, keep_open=min(512, most_clients // 2))
         self._parts.push_async_callback(self._contents.aclose)
-        await self._contents.open(f"listening on {addresses}")
+        await self._contents.open(f"listening on {self._addresses}")
         await asyncio.to_thread(warn_of_network, self._contents.directory)
         self._retention = self._contents.retention
 
@@ -100,7 +103,9 @@ class Service:
         pages = Listening(self._app.page_server(), None)  # answers while draining, too: that is when one looks
         self._parts.push_async_callback(pages.aclose)
         await pages.start(settings.server.metrics_listen)
-        await self._listening.start(settings.server.listen)
+        if self._inherited:
+            log.info("%s: handed over to this process; server.listen is not used", self._addresses)
+        await self._listening.start(settings.server.listen, self._inherited)
         await self._listen_to_commands()
 
         self._parts.push_async_callback(self._tasks.aclose)
@@ -110,9 +115,19 @@ class Service:
         if self._certificate is not None:
             self._tasks.start(self._certificate.watch(), name="certificate")
         self._probes.state = State.READY
-        log.info("mirrorproxy %s serves %s on %s", __version__, ", ".join(settings.upstreams), addresses)
+        log.info("mirrorproxy %s %s", __version__, self.status)
         if settings.server.metrics_listen:
             log.info("metrics and health pages are on %s", ", ".join(map(str, settings.server.metrics_listen)))
+
+    @property
+    def status(self) -> str:
+        """What it does, in one line."""
+        return f"serves {', '.join(self._settings.upstreams)} on {self._addresses}"
+
+    @property
+    def grace(self) -> float:
+        """Seconds that running transfers get at the end."""
+        return self._settings.server.grace
 
     def reload(self, settings: Settings) -> None:
         """Take over what can be while running, and say what cannot."""

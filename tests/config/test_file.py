@@ -59,11 +59,16 @@ class TestDefaults:
         [
             ({"XDG_CACHE_HOME": "/caches", "HOME": "/home/me"}, "/caches/mirrorproxy"),
             ({"XDG_CACHE_HOME": "relative", "HOME": "/home/me"}, "/home/me/.cache/mirrorproxy"),
+            ({"STATE_DIRECTORY": "/var/lib/mirrorproxy", "XDG_CACHE_HOME": "/caches"}, "/var/lib/mirrorproxy"),
+            ({"STATE_DIRECTORY": "/var/lib/a", "CACHE_DIRECTORY": "/var/cache/b:/var/cache/c"}, "/var/cache/b"),
+            ({"STATE_DIRECTORY": "relative", "CACHE_DIRECTORY": "", "HOME": "/home/me"}, "/home/me/.cache/mirrorproxy"),
         ],
     )
     def test_the_cache_goes_where_caches_go(self, environ: dict[str, str], directory: str) -> None:
-        """XDG_CACHE_HOME when it is absolute, as the specification has it."""
+        """To the directory that systemd made; XDG_CACHE_HOME when it is absolute, as the specification has it."""
         assert load(None, environ).settings.cache.directory == Path(directory)
+        configured = environ | {"MIRRORPROXY__CACHE__DIRECTORY": "/configured"}
+        assert load(None, configured).settings.cache.directory == Path("/configured")
 
     def test_a_machine_that_names_no_place_for_caches_has_to_be_told(self) -> None:
         """A service without HOME gets a sentence, not a folder in the root."""
