@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import End, Event, Failed
 from mirrorproxy.admin.images import ls
+from mirrorproxy.admin.verify import verify
 from mirrorproxy.errors import Invalid, MirrorproxyError
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ class Operation(NamedTuple):
 
 OPERATIONS: dict[str, Operation] = {
     "ls": Operation(ls),
+    "verify": Operation(verify, changes=True),
 }
 
 

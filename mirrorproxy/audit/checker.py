@@ -106,6 +106,9 @@ class Checker:
         except FileNotFoundError:
             return Verdict(State.GONE)
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                with contextlib.suppress(OSError):
+                    return Verdict(State.WRONG, 0, identity(path.lstat()), "a link or a socket")
             with contextlib.suppress(OSError):
                 found = found or path.lstat()
             name = errno.errorcode.get(error.errno or 0, "unknown")

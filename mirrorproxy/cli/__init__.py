@@ -10,6 +10,7 @@ from mirrorproxy import __version__
 _COMMANDS = (  # in the order of --help, a line each
     "serve",
     "ls",
+    "verify",
     "config_command",
     "setup_command",
     "healthcheck",

@@ -20,8 +20,10 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -39,6 +41,10 @@ from mirrorproxy.store.files import disk_errors, write_whole
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+log = logging.getLogger(__name__)
+
+BAD_STATE = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+_REPLACED = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENXIO, errno.EACCES, errno.EPERM)
 _QUEUE_LIMIT = 8 << 20  # bytes that may wait for the disk, for each ingest
 _EARLY_LIMIT = 32 << 20  # bytes that wait in memory for the hash, of all ingests together
 _REREAD = 1 << 20  # bytes hashed from the file in one step
@@ -297,25 +303,47 @@ class Ingest:
 
 def _open(folder: Path) -> tuple[int, Spans, int | None]:
     with disk_errors("open a partial file"):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            spans, total = _load(folder / "state", os.fstat(fd).st_size)
-            # What lies beyond was written after the last checkpoint, or never: a length says nothing.
-            os.ftruncate(fd, max((span.end for span in spans), default=0))
-        except OSError:
-            os.close(fd)
-            raise
+            return _opened(folder)
+        except OSError as error:
+            if error.errno not in _REPLACED:
+                raise
+            log.warning("%s is no part of a blob, and is thrown away: %s", folder, error.strerror)
+        # Somebody put a link, a folder or a file that may not be read where it should be.
+        shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
+        return _opened(folder)
+
+
+def _opened(folder: Path) -> tuple[int, Spans, int | None]:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    fd = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.ENXIO, "it is no file")
+        spans, total = _load(folder / "state", found.st_size)
+        # What lies beyond was written after the last checkpoint, or never: a length says nothing.
+        os.ftruncate(fd, max((span.end for span in spans), default=0))
+    except OSError:
+        os.close(fd)
+        raise
     return fd, spans, total
+
+
+def parse_state(text: bytes) -> tuple[Spans, int | None]:
+    """The intervals and the total that a state has. Raises one of `BAD_STATE`."""
+    state = json.loads(text)
+    spans = Spans((int(start), int(end)) for start, end in state["spans"])
+    return spans, None if state["total"] is None else int(state["total"])
 
 
 def _load(path: Path, size: int) -> tuple[Spans, int | None]:
     """What `state` says, as far as a file of `size` bytes can hold it; nothing where it says nothing sensible."""
     try:
-        state = json.loads(path.read_bytes())
-        spans = Spans((int(start), int(end)) for start, end in state["spans"])
-        total = None if state["total"] is None else int(state["total"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        spans, total = parse_state(path.read_bytes())
+    except (FileNotFoundError, *BAD_STATE):
         return Spans(), None
     if any(span.end > (size if total is None else min(size, total)) for span in spans):
         return Spans(), None

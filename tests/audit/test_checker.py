@@ -101,7 +101,7 @@ async def test_what_is_no_file(checker: Checker, path: Path, there: str) -> None
             os.mkfifo(path)
     async with asyncio.timeout(5):
         verdict = await checker.check(path, DIGEST)
-    expected = {"nothing": State.GONE, "link": State.UNREADABLE, "folder": State.WRONG, "pipe": State.WRONG}
+    expected = {"nothing": State.GONE, "link": State.WRONG, "folder": State.WRONG, "pipe": State.WRONG}
     assert verdict.state is expected[there]
     assert (verdict.identity is None) == (there == "nothing")
 

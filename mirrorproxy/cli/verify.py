@@ -1,0 +1,48 @@
+"""`mirrorproxy verify`: is what the cache holds what it should be?"""
+
+import argparse
+from typing import Any
+
+from mirrorproxy.cli import words
+from mirrorproxy.cli.steering import add_common_flags, operate, print_row, run_command
+from mirrorproxy.config import Settings
+
+
+def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the program's."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="check all that is in the cache",
+        description="Read and hash all content, and compare manifests, tags, parts of downloads and the accounting with"
+        " what is on the disk; also while the service runs. The exit code is 0 when all is right or was repaired, 1"
+        " when something is wrong.",
+    )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="put wrong content into quarantine and drop wrong records, so that the next pull fetches them again",
+    )
+    add_common_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check it."""
+    return run_command(args, _verify)
+
+
+def _verify(args: argparse.Namespace, settings: Settings) -> bool:
+    return operate(settings, "verify", {"repair": args.repair}, print_row if args.json else _print)
+
+
+def _print(row: dict[str, Any]) -> None:
+    if row["kind"] == "finding":
+        print(f"{row['what']} {row['name']} {row['problem']}{' (repaired)' if row['repaired'] else ''}")
+        return
+    print(
+        f"{row['blobs']:,} pieces of content ({words.size(row['bytes'])}), {row['manifests']:,} manifests "
+        f"({row['incomplete']:,} not complete), {row['tags']:,} tags ({row['absent']:,} evicted), "
+        f"{row['parts']:,} parts"
+    )
+    wrong, repaired = row["wrong"], row["repaired"]
+    print(f"{wrong:,} wrong, {repaired:,} of them repaired" if wrong else "nothing is wrong")
