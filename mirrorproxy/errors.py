@@ -152,13 +152,14 @@ class ServerFailed(UpstreamError):
 
 
 class Overloaded(MirrorproxyError):
-    """A limit of our own is reached. `retry_after`: seconds."""
+    """A limit of our own is reached. `retry_after`: seconds; `limit`: which, a label of the metrics; empty: a stop."""
 
     code = "UNAVAILABLE"
 
-    def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
+    def __init__(self, message: str, *, retry_after: float = 5.0, limit: str = "") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.limit = limit
 
 
 class CacheFailed(MirrorproxyError):

@@ -19,6 +19,9 @@ _FIRST_BYTES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 _ROUND_TRIPS = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _CODES = ("0", "200", "206", "304", "401", "403", "404", "429", "500", "502", "503", "504")  # others when they come
 
+LIMITS = ("requests", "readers", "fills", "connections")
+"""What there may be so many of at a time: `Overloaded.limit`."""
+
 
 class Metrics:
     """Counters, gauges and histograms, registered with a registry of their own.
@@ -81,6 +84,7 @@ class Metrics:
         self.connections = Gauge(
             "mirrorproxy_fill_connections", "Connections of downloads, by now.", ("registry",), registry=self.collectors
         )
+        self.refused = self._counter("refused", "Requests answered with 503, as a limit was reached.", ("limit",))
         self.partials_dropped = self._counter("partials_dropped", "Parts of blobs thrown away.", ("reason",))
         self.evictions = self._counter("cache_evictions", "Objects removed from the cache.", ("reason",))
         self.evicted_bytes = self._counter("cache_evicted_bytes", "Bytes removed from the cache.", ("reason",))
@@ -116,8 +120,10 @@ class Metrics:
             self.evicted_bytes.labels(reason)
         for result in ("right", "wrong", "unreadable", "refetched"):
             self.scrubbed.labels(result)
-        for reason in ("size", "age"):
+        for reason in ("size", "age", "count"):
             self.partials_dropped.labels(reason)
+        for limit in LIMITS:
+            self.refused.labels(limit)
         for direction in ("client", "upstream"):
             self.auth_failures.labels(direction)
         self.prepare(registries)

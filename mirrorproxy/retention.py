@@ -34,8 +34,8 @@ _BATCH = 500
 class Retention:
     """Room in the cache: a `Space` for fills.
 
-    `changed` is called when content went. `keep_partials`: seconds that a part stays when nobody asks for more of it;
-    `filling` says of which digests more is coming now.
+    `changed` is called when content went. `keep_partials`: seconds that a part stays when nobody asks for more of it,
+    `most_partials`: so many of them do; `filling` says of which digests more is coming now.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Retention:
         *,
         changed: Callable[[], None] = lambda: None,
         keep_partials: float = 7 * 86_400.0,
+        most_partials: int = 1000,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._blobs = blobs
@@ -58,6 +59,7 @@ class Retention:
         self._clock = clock
         self._changed = changed
         self.keep_partials = keep_partials
+        self.most_partials = most_partials
         self.filling: Callable[[Digest], bool] = lambda _: False
         self._uses: dict[Digest, float] = {}
         self._evicting = asyncio.Lock()
@@ -149,13 +151,14 @@ class Retention:
         parts = await asyncio.to_thread(lambda: list(self._partials.scan()))
         idle = [part for part in parts if not self.filling(part.digest)]
         self._ledger.idle = sum(part.blocks for part in idle)  # in one step: downloads end and begin meanwhile
-        for part in sorted(idle, key=lambda part: part.modified):
-            if (part.modified >= oldest and freed >= needed) or self.filling(part.digest):
+        for left, part in zip(range(len(idle), 0, -1), sorted(idle, key=lambda part: part.modified), strict=True):
+            reason = "age" if part.modified < oldest else "size" if freed < needed else "count"
+            if (reason == "count" and left <= self.most_partials) or self.filling(part.digest):
                 continue
             await asyncio.to_thread(self._partials.remove, part.digest)
             self._ledger.idle = max(0, self._ledger.idle - part.blocks)
             freed += part.blocks
-            self._metrics.partials_dropped.labels("age" if part.modified < oldest else "size").inc()
+            self._metrics.partials_dropped.labels(reason).inc()
         return freed
 
     async def _evict(self, needed: int) -> None:

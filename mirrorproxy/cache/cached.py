@@ -12,7 +12,7 @@ from mirrorproxy.cache.ahead import Ahead, Mode
 from mirrorproxy.cache.memory import Negatives, Recent
 from mirrorproxy.cache.noting import Noting
 from mirrorproxy.cache.shelf import HIT, Shelf
-from mirrorproxy.errors import NotFound, Unauthorized, UpstreamError
+from mirrorproxy.errors import NotFound, Overloaded, Unauthorized, UpstreamError
 from mirrorproxy.fill import Fills
 from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag
@@ -158,7 +158,7 @@ class Cached:
             try:
                 async with asyncio.timeout(self._rules.patience):
                     return await self._check(repository, tag, record, body=body)
-            except (UpstreamError, TimeoutError) as error:
+            except (UpstreamError, Overloaded, TimeoutError) as error:
                 self._failed.put(key, self._clock())
                 log.warning("%s:%s is served stale: %s", repository, tag, str(error) or "upstream takes too long")
                 return stale, None
@@ -288,7 +288,7 @@ class Cached:
         try:
             async with asyncio.timeout(None if kept is None else self._rules.patience):
                 listing, joined = await self._ask(("list", *key), fetch)
-        except (UpstreamError, TimeoutError):
+        except (UpstreamError, Overloaded, TimeoutError):
             if kept is None:
                 raise
             self._failed.put(key, self._clock())

@@ -210,6 +210,14 @@ class FillSettings(_Frozen):
     """
     max_active: Annotated[int, whole_number(1, 10_000)] = 64
     """Downloads at the same time, of all registries; further ones wait."""
+    max_waiting: Annotated[int, whole_number(0, 1_000_000)] = 1024
+    """Downloads that wait for their turn, of one registry no more than 16 for each of its `max_fills`; a request that
+    would begin one more is answered with 503 and `Retry-After`.
+    """
+    max_readers: Annotated[int, whole_number(1, 1_000_000)] = 10_000
+    """Clients that get, or wait for, the bytes of downloads at the same time; one more is answered with 503 and
+    `Retry-After`. What is cached is served to any number.
+    """
     abandoned: Abandoned = "finish"
     """What becomes of a download when all its clients are gone: it goes on to its end, stops at once, or goes on for so
     long. What came is kept, and continued at the next request. `MIRRORPROXY__FILLS__ABANDONED` takes `linger: 60s`.
@@ -230,6 +238,8 @@ class PartialSettings(_Frozen):
     """How long what came of a download that did not end is kept while nobody asks for the rest. It goes sooner, oldest
     first, when space is short.
     """
+    max_count: Annotated[int, whole_number(0, 1_000_000)] = 1000
+    """How many of them are kept; the oldest go first."""
 
 
 class ScrubSettings(_Frozen):

@@ -21,7 +21,7 @@ from mirrorproxy.store.ingest import Partials
 from mirrorproxy.tasks import Tasks
 
 _SINGLE_FOR = 600.0  # seconds
-_QUEUE_FACTOR = 16  # downloads that may wait for each that may run
+_QUEUE_FACTOR = 16  # downloads of one upstream that may wait for each that may run: none has the whole queue
 _TO_COMMIT = 5.0  # seconds for the disk to take what is whole, at the end of the service
 
 Stored = Callable[[int], Awaitable[None]]
@@ -33,12 +33,15 @@ class Terms:
 
     `budget`: seconds without a new byte after which one fails. `max_active`: so many at a time. `abandoned`: seconds
     that one goes on when all its clients are gone; None: to its end. `upstream` gives the limits of one registry.
+    `max_waiting`: so many more that wait for their turn, and `max_readers`: so many clients that read from all of them.
     """
 
     budget: float = 600.0
     max_active: int = 64
     abandoned: float | None = None
     upstream: Callable[[str], Limits] = lambda _: Limits()
+    max_waiting: int = 1024
+    max_readers: int = 10_000
 
 
 class Fills:
@@ -57,10 +60,15 @@ class Fills:
         self._tasks = Tasks()
         metrics.fills.set_function(self.__len__)
         metrics.waiting.set_function(lambda: sum(flight.waits for flight in self._flights.values()))
-        metrics.readers.set_function(lambda: sum(flight.readers for flight in self._flights.values()))
+        metrics.readers.set_function(lambda: self.readers)
 
     def __len__(self) -> int:
         return len(self._flights)
+
+    @property
+    def readers(self) -> int:
+        """How many clients read from them."""
+        return sum(flight.readers for flight in self._flights.values())
 
     def use(self, terms: Terms) -> None:
         """Other terms from now on."""
@@ -93,8 +101,10 @@ class Fills:
         source's answer says so. `size` is what the repository said of it, by a manifest or else: with it, a download
         that waits for its turn has its reader at once. `start` is where that will begin. A download that begins now
         calls `stored` with the size once the blob is in the store. Raises what the source says before its first byte;
-        `Overloaded` where too many wait already.
+        `Overloaded` where too many wait or read already.
         """
+        if self.readers >= self._terms.max_readers:
+            raise Overloaded("too many clients wait for downloads; try again shortly", limit="readers")
         while (flight := self._flights.get(digest)) is not None and self._under_way[digest].cancelling():
             await flight.landed.wait()  # it was given up in this moment: the next one goes on from where it was
         result = Result.MISS if flight is None else Result.COALESCED
@@ -122,10 +132,14 @@ class Fills:
                 self._metrics.fills_ahead.labels(repository.registry).inc()
 
     def _begin(self, flight: Flight, stored: Stored | None) -> Flight:
-        if len(self._flights) >= self._terms.max_active * (1 + _QUEUE_FACTOR):
-            raise Overloaded("too many downloads wait already; try again shortly")
+        registry = flight.repository.registry
+        theirs = sum(1 for each in self._flights.values() if each.repository.registry == registry)
+        if len(self._flights) >= self._terms.max_active + self._terms.max_waiting or theirs >= self._terms.upstream(
+            registry
+        ).fills * (1 + _QUEUE_FACTOR):
+            raise Overloaded("too many downloads wait already; try again shortly", limit="fills")
         self._flights[flight.digest] = flight
-        turn = self._slots.turn(flight.repository.registry, lambda: flight.readers > 0)
+        turn = self._slots.turn(registry, lambda: flight.readers > 0)
         flight.waits = turn.waits
         task = self._tasks.start(
             self._fly(flight, turn, stored), name=f"fill of {flight.repository}@{flight.digest.hex[:12]}"

@@ -52,6 +52,7 @@ class Contents:
             metrics,
             changed=self._changed,
             keep_partials=settings.partials.keep,
+            most_partials=settings.partials.max_count,
         )
         self.shelf = Shelf(
             self.blobs,
@@ -95,6 +96,7 @@ class Contents:
     def use(self, settings: Settings) -> None:
         """Keep to these settings from now on."""
         self.retention.keep_partials = settings.partials.keep
+        self.retention.most_partials = settings.partials.max_count
         self.blobs.verify = settings.cache.verify == "on-read"
         self.ledger.limit = settings.cache.max_size.resolve(self.filesystem)
         self.ledger.min_free = settings.cache.min_free.resolve(self.filesystem)

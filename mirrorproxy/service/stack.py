@@ -34,7 +34,7 @@ def terms(settings: Settings) -> Terms:
         )
 
     fills = settings.fills
-    return Terms(fills.budget, fills.max_active, fills.abandoned_after, limits)
+    return Terms(fills.budget, fills.max_active, fills.abandoned_after, limits, fills.max_waiting, fills.max_readers)
 
 
 class _Stack:

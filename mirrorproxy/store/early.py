@@ -1,7 +1,7 @@
 """Bytes that came before the hash could take them, kept in memory until the front reaches them.
 
 Several connections bring a blob out of order. What is here when the hash gets there need not be read back from the
-file: on 64 MiB over four connections that is all of the 44 MiB that came early. Memory is bounded for all ingests
+file: of 64 MiB over four connections 44 came early, and 8 of those are read back. Memory is bounded for all ingests
 together (`Allowance`), so with many of them some bytes are read back after all, mostly from the page cache.
 """
 

@@ -5,13 +5,14 @@ byte (it is signed), our `Authorization` stays with the endpoint's own origin (s
 for it), and TLS is not left once it was there. Source: RFC 9110, 15.4.
 """
 
+import asyncio
 import contextlib
 import string
 from urllib.parse import quote
 
 from yarl import URL
 
-from mirrorproxy.errors import BadAnswer, UpstreamError
+from mirrorproxy.errors import BadAnswer, Overloaded, UpstreamError
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Repository
 from mirrorproxy.upstream.answers import Answer
@@ -58,7 +59,7 @@ class Endpoint:
         """Ask for `/v2/<repository><path>?<query>`; the answer is open, and holds a place, until it is closed.
 
         `span` is the value of a Range header. Whatever the final status is, it is an answer. Raises an `UpstreamError`
-        where there is none.
+        where there is none, `Overloaded` where there was no place to ask for it.
         """
         url = f"{self._base}/v2/{repository.name}{path}"
         if query:
@@ -67,10 +68,22 @@ class Endpoint:
         if span is not None:
             headers["Range"] = span
         with contextlib.ExitStack() as places:
-            await self._transport.places[bulk].acquire()
+            await self._place(bulk=bulk)
             places.callback(self._transport.places[bulk].release)
             answer = await self._answer(method, repository, URL(url, encoded=True), headers, kind, bulk=bulk)
             return answer.holding(places.pop_all())
+
+    async def _place(self, *, bulk: bool) -> None:
+        """Wait for one of the places of the transport: a download for as long as it takes, since there are only so many
+        of those; others as long as for an answer. Raises `Overloaded`.
+        """
+        seconds = self._transport.header_timeout
+        try:
+            async with asyncio.timeout(None if bulk else seconds):
+                await self._transport.places[bulk].acquire()
+        except TimeoutError:
+            message = f"too many requests to {self.name} are under way, and none ended in {seconds:g} s"
+            raise Overloaded(message, limit="connections") from None
 
     def forget(self, repository: Repository, path: str) -> None:
         """Where a redirect led did not hold what it promised: ask the registry again next time."""

@@ -42,6 +42,7 @@ class Transport:
 
     def __init__(self, registry: str, settings: UpstreamSettings, metrics: Metrics) -> None:
         self.idle_timeout = settings.idle_timeout
+        self.header_timeout = settings.header_timeout
         self._registry = registry
         self._settings = settings
         self._metrics = metrics

@@ -157,7 +157,7 @@ class App:
             await self._page(reply, route)
             return
         if self.inflight > self._limit:
-            raise Overloaded("too many requests at once; try again shortly")
+            raise Overloaded("too many requests at once; try again shortly", limit="requests")
         if isinstance(route, Push) and "Expect" in reply.request.headers:
             reply.keep_alive = False  # whether the body will come is the client's to decide
         form = getattr(route, "form", routes.BARE)
@@ -169,6 +169,8 @@ class App:
         """Say what went wrong; where the response has begun, nothing can be said any more."""
         if isinstance(error, Denied):
             self._metrics.auth_failures.labels("client").inc()
+        if isinstance(error, Overloaded) and error.limit:
+            self._metrics.refused.labels(error.limit).inc()
         if reply.status:
             return
         try:

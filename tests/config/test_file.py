@@ -38,8 +38,9 @@ class TestDefaults:
         assert settings.cache.min_free == 5 * 2**30
         assert (settings.server.grace, settings.server.write_timeout) == (30.0, 60.0)
         assert (settings.fills.budget, settings.fills.max_active) == (600.0, 64)
+        assert (settings.fills.max_waiting, settings.fills.max_readers) == (1024, 10_000)
         assert (settings.fills.abandoned, settings.fills.abandoned_after) == ("finish", None)
-        assert settings.partials.keep == 7 * 86_400
+        assert (settings.partials.keep, settings.partials.max_count) == (7 * 86_400, 1000)
         assert (settings.log.level, settings.log.format, settings.log.access) == ("info", "auto", True)
         hub = settings.upstreams["docker.io"]
         assert (hub.tag_ttl, hub.negative_ttl, hub.max_connections) == (300.0, 10.0, 32)

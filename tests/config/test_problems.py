@@ -75,7 +75,7 @@ fills: 5
             ),
             "config.yaml:21: log.level: 'INFO' is not known here; did you mean info?",
             "config.yaml:21: log.access: 'maybe' is neither true nor false",
-            "config.yaml:22: fills: must be a mapping of budget, max_active, abandoned",
+            "config.yaml:22: fills: must be a mapping of budget, max_active, max_waiting, max_readers, abandoned",
         ]
 
     def test_one_mistake_does_not_hide_how_settings_fit_together(self, write: Write) -> None:
@@ -207,7 +207,7 @@ upstreams:
             ),
             ("fills: {abandoned: [stop]}", "1: fills.abandoned: must be a single value, not a list"),
             ("partials: {keep: 0s}", "1: partials.keep: must be longer than 0s"),
-            ("partials: 7d", "1: partials: must be a mapping of keep"),
+            ("partials: 7d", "1: partials: must be a mapping of keep, max_count"),
             ("scrub: 7d", "1: scrub: must be a mapping of every, rate"),
             ("scrub: {every: 7}", "1: scrub.every: '7' has no unit; write 7s for seconds or 7m for minutes"),
             ("scrub: {rate: 0}", "1: scrub.rate: '0' is not a rate; write bytes per second as 50MB/s or 4MiB/s"),

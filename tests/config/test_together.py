@@ -3,7 +3,7 @@
 import pytest
 
 from mirrorproxy.config import dump, load
-from mirrorproxy.fill import Limits
+from mirrorproxy.fill import Limits, Terms
 from mirrorproxy.service.stack import terms
 from tests.config.support import HOME, Write, problems
 
@@ -142,12 +142,13 @@ class TestTerms:
                 write("""
 upstreams:
   a.io: {connections: 2, parallel_from: 1MiB, min_rate: 1kB/s, max_fills: 5, idle_timeout: 7s}
-fills: {budget: 20m, max_active: 9, abandoned: {linger: 5s}}
+fills: {budget: 20m, max_active: 9, max_waiting: 8, max_readers: 7, abandoned: {linger: 5s}}
 """),
                 HOME,
             ).settings
         )
         assert (made.budget, made.max_active, made.abandoned) == (1200.0, 9, 5.0)
+        assert (made.max_waiting, made.max_readers) == (8, 7)
         assert made.upstream("a.io") == Limits(5, 2, 2**20, 1000, 7.0)
         assert made.upstream("gone.io") == Limits()
 
@@ -156,13 +157,15 @@ fills: {budget: 20m, max_active: 9, abandoned: {linger: 5s}}
         made = terms(load(None, HOME).settings)
         assert made.upstream("docker.io") == Limits()
         assert (made.budget, made.max_active, made.abandoned) == (600.0, 64, None)
+        assert (made.max_waiting, made.max_readers) == (Terms().max_waiting, Terms().max_readers)
 
     def test_show_writes_them_as_a_file_has_them(self, write: Write) -> None:
         """With units, and what to do with abandoned downloads as the mapping."""
         shown = dump(
             load(write("upstreams: {a.io: {min_rate: 10kB/s}}\nfills: {abandoned: linger 90s}"), HOME).settings
         )
-        assert shown["fills"] == {"budget": "10m", "max_active": 64, "abandoned": {"linger": "1m30s"}}
-        assert shown["partials"] == {"keep": "7d"}
+        numbers = {"max_active": 64, "max_waiting": 1024, "max_readers": 10_000}
+        assert shown["fills"] == {"budget": "10m", **numbers, "abandoned": {"linger": "1m30s"}}
+        assert shown["partials"] == {"keep": "7d", "max_count": 1000}
         assert shown["upstreams"]["a.io"]["min_rate"] == "10kB/s"
         assert shown["upstreams"]["a.io"]["parallel_from"] == "16MiB"

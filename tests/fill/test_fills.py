@@ -326,7 +326,7 @@ async def test_waiting_flights_fly_in_turn(partials: Partials, metrics: Metrics)
 
 async def test_too_many_waiting_flights_are_refused_with_a_word(partials: Partials, metrics: Metrics) -> None:
     """Nothing here grows without a limit: 503 with Retry-After is the answer beyond it."""
-    fills = Fills(partials, Unlimited(), metrics, Terms(2, 1))
+    fills = Fills(partials, Unlimited(), metrics, Terms(2, 1, max_waiting=16))
     held = asyncio.Event()
     waiting = []
     for number in range(17):

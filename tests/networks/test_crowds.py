@@ -19,6 +19,7 @@ from tests.e2e.proxy import Proxy, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
 from tests.networks.conftest import MIB, Serve, asked, at, starts
+from tests.web.wire import Answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -268,9 +269,18 @@ async def test_what_clients_wait_for_comes_first(serve: Serve, hub: Hub) -> None
 # Limits.
 
 
-async def test_too_many_wait(serve: Serve, hub: Hub) -> None:
+def check_refused(answer: Answer) -> None:
+    """Check that it says: later."""
+    assert (answer.status, answer.error["code"]) == (503, "UNAVAILABLE")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+
+
+@pytest.mark.parametrize(
+    "limits", [{"fills": {"max_active": 1, "max_waiting": 16}}, {"max_fills": 1}], ids=["in all", "of an upstream"]
+)
+async def test_too_many_wait(serve: Serve, hub: Hub, limits: dict[str, Any]) -> None:
     """503 with `Retry-After`, at once; who waits has not been forgotten; and then there is room again."""
-    async with serve(fills={"max_active": 1}, connections=1) as proxy:
+    async with serve(connections=1, **limits) as proxy:
         place = at(hub, proxy)
         data, (*blobs, one_more) = await layers(place, 18)
         hold = asyncio.Event()
@@ -281,8 +291,8 @@ async def test_too_many_wait(serve: Serve, hub: Hub) -> None:
             began = asyncio.get_running_loop().time()
             answer = await place.get("blobs", one_more)
             assert asyncio.get_running_loop().time() - began < 1
-            assert (answer.status, answer.error["code"]) == (503, "UNAVAILABLE")
-            assert 1 <= int(answer.headers["Retry-After"]) <= 60
+            check_refused(answer)
+            assert await proxy.total("refused_total", limit="fills") == 1
             joined = group.create_task(place.get("blobs", blobs[5]))  # a client more of what waits is no download more
             await readers(proxy, 18)
             hold.set()
@@ -292,9 +302,57 @@ async def test_too_many_wait(serve: Serve, hub: Hub) -> None:
         assert place.hub.count("cdn") == 18
 
 
+async def test_too_many_read(serve: Serve, hub: Hub) -> None:
+    """`fills.max_readers`, of all downloads: one more is told to come later, and nothing is begun for it. What is
+    cached is served all the same, and whoever leaves makes room.
+    """
+    async with serve(fills={"max_readers": 3}) as proxy:
+        place = at(hub, proxy)
+        data, (here, first, second, third) = await layers(place, 4)
+        assert (await place.get("blobs", here)).complete
+        hold = asyncio.Event()
+        hub.script.next("cdn", *[Quirk(hold=hold)] * 2)
+        async with asyncio.TaskGroup() as group:
+            clients = [group.create_task(place.get("blobs", digest)) for digest in (first, first)]
+            async with connect(proxy.address) as wire:
+                wire.send(place.path("blobs", second))
+                await readers(proxy, 3)
+                for digest in (first, third):
+                    check_refused(await place.get("blobs", digest))
+                assert await proxy.total("refused_total", limit="readers") == 2
+                assert await proxy.total("fills_inflight") == 2
+                assert (await place.get("blobs", here)).body == data[0]
+            await readers(proxy, 2)
+            assert (await place.get("blobs", third)).body == data[3]
+            hold.set()
+        assert [client.result().body for client in clients] == [data[1]] * 2
+
+
+async def test_too_many_requests_upstream(serve: Serve, hub: Hub) -> None:
+    """Beyond `max_connections` they wait for each other: as long as for an answer, `header_timeout`, and no longer."""
+    async with serve(max_connections=1, header_timeout="1s") as proxy:
+        place = at(hub, proxy)
+        place.blob(b"something")
+        hub.script.always("manifest", Quirk(stall=0))
+        hub.script.always("manifest", Quirk(stall=0, body=b"never"), method="GET")
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(place.get("manifests", "a"))
+            await until(lambda: bool(place.seen("manifest")))
+            began = asyncio.get_running_loop().time()
+            others = [group.create_task(place.get("manifests", tag)) for tag in "bcd"]
+            for other in others:
+                check_refused(await other)
+            assert 0.9 <= asyncio.get_running_loop().time() - began <= 3
+            assert await proxy.total("refused_total", limit="connections") == 3
+            assert {seen.target.rpartition("/")[2] for seen in place.seen("manifest")} == {"a"}
+            hub.script.clear()
+            hub.revoke_tokens()
+            first.cancel()
+
+
 async def test_nothing_is_fetched_ahead_beyond_the_limit(serve: Serve, hub: Hub) -> None:
     """What clients ask for has the room; a client sees nothing of what could not be fetched ahead."""
-    async with serve(fills={"max_active": 1}, connections=1, prefetch="all") as proxy:
+    async with serve(fills={"max_active": 1, "max_waiting": 16}, connections=1, prefetch="all") as proxy:
         place = at(hub, proxy)
         image = place.image(*(os.urandom(1000) for _ in range(30)))
         hold = asyncio.Event()

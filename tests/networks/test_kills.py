@@ -188,6 +188,20 @@ async def test_parts_are_kept_as_long_as_is_said(stopping: Callable[..., Proxy],
         assert asked(hub.seen("cdn")) == [None]
 
 
+async def test_so_many_parts(stopping: Callable[..., Proxy], hub: Hub) -> None:
+    """`partials.max_count`: the oldest go, though there is space, and nobody waited for a week."""
+    proxy = stopping(partials={"max_count": 2})
+    place = at(hub, proxy)
+    await proxy.start()
+    folders = await parts(place, 4, 2 * MIB, MIB)
+    for age, folder in zip((10, 400, 300, 20), folders, strict=True):
+        aged(folder, age)
+    async with proxy:
+        await until(lambda: not folders[1].exists() and not folders[2].exists())
+        assert await proxy.total("partials_dropped_total", reason="count") == 2
+        assert (folders[0].exists(), folders[3].exists()) == (True, True)
+
+
 async def test_space_is_short(stopping: Callable[..., Proxy], hub: Hub) -> None:
     """The oldest parts go first, as many as it takes, and before anything that is whole."""
     proxy = stopping(cache={"max_size": "32MiB"})

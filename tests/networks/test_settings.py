@@ -19,8 +19,14 @@ async def test_what_cannot_be_is_refused_with_what_to_change(tmp_path: Path) -> 
                 "parallel_from": "1KiB",
             }
         },
-        "fills": {"budget": "10m", "abandoned": {"linger": "soon"}, "max_active": 0},
-        "partials": {"keep": "0s"},
+        "fills": {
+            "budget": "10m",
+            "abandoned": {"linger": "soon"},
+            "max_active": 0,
+            "max_waiting": -1,
+            "max_readers": 0,
+        },
+        "partials": {"keep": "0s", "max_count": "all"},
     }
     proxy = Proxy(tmp_path, wrong)
     assert await proxy.run() == 78
@@ -31,7 +37,10 @@ async def test_what_cannot_be_is_refused_with_what_to_change(tmp_path: Path) -> 
         "upstreams.docker.io.parallel_from",
         "fills.abandoned",
         "fills.max_active",
+        "fills.max_waiting",
+        "fills.max_readers",
         "partials.keep",
+        "partials.max_count",
     ):
         assert key in said, said
 

@@ -20,6 +20,7 @@ async def test_beyond_the_limit_is_a_503_with_a_word(serve: Serve) -> None:
     refused = await served.ask(f"/v2/alpine/blobs/{digest}")
     assert (refused.status, refused.error["code"]) == (503, "UNAVAILABLE")
     assert int(refused.headers["Retry-After"]) >= 1
+    assert 'mirrorproxy_refused_total{limit="requests"} 1.0' in (await served.ask("/metrics")).body.decode()
     for page in ("/livez", "/readyz", "/metrics"):
         assert (await served.ask(page)).status == 200
     gate.set()
