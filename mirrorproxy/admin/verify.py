@@ -98,28 +98,37 @@ class _Verify:
             repaired = await self._desk.blobs.condemn(digest, verdict.reason, verdict.identity)
         return Finding("blob", digest, f"is {verdict.reason}", repaired)
 
-    async def known_manifests(self) -> AsyncGenerator[Event, None]:
-        """What the index says is a manifest is one, and what it names is known to belong to its repository."""
+    async def said_to_be_manifests(self) -> AsyncGenerator[Event, None]:
+        """What the index says is a manifest is one."""
         index = self._desk.index
         async for repository, digest, fact in _in_batches(index.walk_manifests()):
             self.manifests += 1
             yield Progress("looking at manifests", self.manifests)
             body = await asyncio.to_thread(self._read, digest)
-            if body is None:
-                continue
             try:
-                contents = await asyncio.to_thread(parse, body, fact.media_type)
+                if body is not None:
+                    await asyncio.to_thread(parse, body, fact.media_type)
             except BadAnswer as error:
                 if self._repair:
                     await index.forget_fact(repository, digest)
                 yield Finding("manifest", f"{repository}@{digest}", f"is none: {error}", self._repair)
+
+    async def known_manifests(self) -> AsyncGenerator[Event, None]:
+        """Manifests have the size that the index says, and what they name is known to belong to their repository."""
+        index = self._desk.index
+        async for repository, digest, fact in _in_batches(index.walk_manifests()):
+            body = await asyncio.to_thread(self._read, digest)
+            if body is None:
                 continue
-            problem = await self._problem_of(repository, fact, body, contents)
-            if problem:
+            try:
+                contents = await asyncio.to_thread(parse, body, fact.media_type)
+            except BadAnswer:  # which was said
+                continue
+            if problem := await self._problem_of(repository, fact, body, contents):
                 if self._repair:
-                    right = Fact(fact.media_type, len(body))
                     await index.forget_fact(repository, digest)
-                    await self._know(repository, digest, right, contents)
+                    right = Descriptor(fact.media_type, digest, len(body))
+                    await index.put_facts(repository, [right, *contents.children])
                 yield Finding("manifest", f"{repository}@{digest}", problem, self._repair)
 
     async def _problem_of(self, repository: Repository, fact: Fact, body: bytes, contents: Contents) -> str | None:
@@ -130,11 +139,6 @@ class _Verify:
             missing = missing or not await asyncio.to_thread(self._desk.blobs.path(child.digest).exists)
         self.incomplete += missing
         return None if fact.size == len(body) else f"is known as {fact.size} bytes; it has {len(body)}"
-
-    async def _know(self, repository: Repository, digest: Digest, fact: Fact, contents: Contents) -> None:
-        await self._desk.index.put_facts(
-            repository, [Descriptor(fact.media_type, digest, fact.size), *contents.children]
-        )
 
     def _read(self, digest: Digest) -> bytes | None:
         """A manifest that is here and right; what is wrong was found before."""
@@ -217,8 +221,8 @@ async def verify(desk: Desk, repair: bool = False) -> AsyncGenerator[Event, None
         checker = Checker()
         parts.push_async_callback(checker.aclose)
         run = _Verify(desk, checker, repair=repair)
-        steps = (run.content, run.known_manifests, run.known_tags, run.partial, run.strangers, run.accounting)
-        for step in steps:
+        steps = (run.content, run.said_to_be_manifests, run.known_manifests, run.known_tags)
+        for step in (*steps, run.partial, run.strangers, run.accounting):
             async for event in step():
                 if isinstance(event, Finding):
                     findings += 1
