@@ -21,7 +21,7 @@ class Guarded:
 
     def __init__(self, registry: Registry, patterns: Iterable[str]) -> None:
         self._registry = registry
-        self._allowed = re.compile("|".join(f"(?:{_expression(pattern)})" for pattern in patterns) or r"(?!)")
+        self._allowed = allowed(patterns)
 
     def _check(self, repository: Repository) -> Repository:
         if not self._allowed.fullmatch(repository.name):
@@ -51,6 +51,11 @@ class Guarded:
     async def referrers(self, repository: Repository, digest: Digest, query: str = "") -> Listing:
         """See `Registry.referrers`."""
         return await self._registry.referrers(self._check(repository), digest, query)
+
+
+def allowed(patterns: Iterable[str]) -> re.Pattern[str]:
+    """What matches the names that these patterns let through."""
+    return re.compile("|".join(f"(?:{_expression(pattern)})" for pattern in patterns) or r"(?!)")
 
 
 def _expression(pattern: str) -> str:

@@ -71,10 +71,18 @@ class Census:
                 if run("INSERT OR IGNORE INTO held VALUES (?, ?)", (number, blob)).rowcount:
                     run("UPDATE blob SET holders = holders + 1 WHERE id = ?", (blob,))
 
-    def knows(self, digest: Digest) -> bool:
-        """Does anybody hold it?"""
+    def holders(self) -> list[str]:
+        """All of them, in order. As many as there are repositories, say: not for images."""
         with _failures():
-            return self._database.execute("SELECT 1 FROM blob WHERE digest = ?", (digest,)).fetchone() is not None
+            return [name for (name,) in self._database.execute("SELECT name FROM holder ORDER BY name")]
+
+    def strange(self, pieces: Iterable[Piece]) -> list[Piece]:
+        """Those that nobody holds."""
+        run = self._database.execute
+        with _failures():
+            return [
+                each for each in pieces if not run("SELECT 1 FROM blob WHERE digest = ?", (each.digest,)).fetchone()
+            ]
 
     def share(self, holder: str) -> Share:
         """What a holder takes."""

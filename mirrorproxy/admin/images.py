@@ -13,6 +13,7 @@ from mirrorproxy.admin.anatomy import Anatomist, Anatomy, State
 from mirrorproxy.admin.census import Census
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import Event, Progress, Row
+from mirrorproxy.admin.references import written
 from mirrorproxy.manifests import INDEXES
 from mirrorproxy.names import Digest, Tag
 from mirrorproxy.store.layout import Entry, cached
@@ -99,7 +100,7 @@ def matcher(pattern: str | None) -> Callable[[str], bool]:
 
 def name_of(entry: Entry) -> str:
     """`docker.io/library/alpine:3.20`, or with `@` and a digest."""
-    return f"{entry.repository}{':' if isinstance(entry.reference, Tag) else '@'}{entry.reference}"
+    return written(entry.repository, entry.reference)
 
 
 def moment(seconds: float | None) -> str | None:
@@ -109,10 +110,10 @@ def moment(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(min(seconds, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def fresh_until(desk: Desk, entry: Entry) -> float | None:
+def fresh_until(desk: Desk, registry: str, checked: float | None) -> float | None:
     """Until when a tag is believed, by the settings in effect; None for a digest, and for a registry that is gone."""
-    upstream = desk.settings().upstreams.get(entry.repository.registry)
-    return None if entry.record is None or upstream is None else entry.record.checked + upstream.tag_ttl
+    upstream = desk.settings().upstreams.get(registry)
+    return None if not checked or upstream is None else checked + upstream.tag_ttl
 
 
 def _images(entries: Iterator[Entry], anatomist: Anatomist) -> Iterator[tuple[Entry, Anatomy]]:
@@ -163,9 +164,8 @@ def _shares(census: Census, after: int) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _row(desk: Desk, document: dict[str, Any], last: float | None) -> Image:
-    upstream = desk.settings().upstreams.get(document["registry"])
     checked = document.pop("checked")
-    until = None if not checked or upstream is None else checked + upstream.tag_ttl
+    until = fresh_until(desk, document["registry"], checked)
     platforms = [PlatformState(each["platform"], State(each["state"])) for each in document.pop("platforms")]
     return Image(
         **document,

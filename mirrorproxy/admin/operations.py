@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import End, Event, Failed
+from mirrorproxy.admin.explanation import why
 from mirrorproxy.admin.images import ls
+from mirrorproxy.admin.refreshing import refresh
+from mirrorproxy.admin.usage import du
 from mirrorproxy.admin.verify import verify
 from mirrorproxy.errors import Invalid, MirrorproxyError
 
@@ -24,6 +27,9 @@ class Operation(NamedTuple):
 
 OPERATIONS: dict[str, Operation] = {
     "ls": Operation(ls),
+    "du": Operation(du),
+    "why": Operation(why),
+    "refresh": Operation(refresh, changes=True),
     "verify": Operation(verify, changes=True),
 }
 

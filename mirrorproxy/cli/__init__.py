@@ -10,6 +10,9 @@ from mirrorproxy import __version__
 _COMMANDS = (  # in the order of --help, a line each
     "serve",
     "ls",
+    "du",
+    "why",
+    "refresh",
     "verify",
     "config_command",
     "setup_command",

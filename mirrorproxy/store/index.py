@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from time import monotonic
 from typing import ParamSpec, TypeVar
@@ -221,17 +221,24 @@ class Index:
         """All last uses, in batches."""
         return self._batches(records.USED, records.used_entry)
 
-    def walk_tags(self) -> Iterator[tuple[Repository, Tag, TagRecord]]:
-        """All tags, by repository. Blocks."""
-        return self._walk(records.TAGS, records.tag_entry)
+    def walk_tags(self, repository: Repository | None = None) -> Iterator[tuple[Repository, Tag, TagRecord]]:
+        """All tags, by repository; or those of one repository. Blocks."""
+        if repository is None:
+            return self._walk(records.TAGS, records.tag_entry)
+        rows = self._walk(records.TAGS, records.tag_entry, f"{records.TAGS}{repository} ")
+        return takewhile(lambda row: row[0] == repository, rows)
 
     def walk_manifests(self) -> Iterator[tuple[Repository, Digest, Fact]]:
         """All manifests known, by repository. Blocks."""
         return self._walk(records.MANIFESTS, records.manifest_entry)
 
+    def walk_blobs(self) -> Iterator[tuple[Repository, Digest, Fact]]:
+        """All else that is known to belong to a repository, by repository. Blocks."""
+        return self._walk(records.BLOBS, records.manifest_entry)
+
     def walk_facts(self) -> Iterator[tuple[Repository, Digest, Fact]]:
         """All facts, manifests first, by repository. Blocks."""
-        return chain(self.walk_manifests(), self._walk(records.BLOBS, records.manifest_entry))
+        return chain(self.walk_manifests(), self.walk_blobs())
 
     async def _batches(self, prefix: str, parse: Callable[[str, bytes], T]) -> AsyncIterator[list[T]]:
         after: bytes | None = prefix.encode()
@@ -240,8 +247,8 @@ class Index:
             if batch:
                 yield batch
 
-    def _walk(self, prefix: str, parse: Callable[[str, bytes], T]) -> Iterator[T]:
-        after: bytes | None = prefix.encode()
+    def _walk(self, prefix: str, parse: Callable[[str, bytes], T], start: str | None = None) -> Iterator[T]:
+        after: bytes | None = (start or prefix).encode()
         while after is not None:
             batch, after = self._submit(self._page, prefix, after, parse).result()
             yield from batch
