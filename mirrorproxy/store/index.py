@@ -164,7 +164,7 @@ class Index:
         descriptors = tuple(descriptors)
         record = TagRecord(descriptors[0].digest, 0.0)
         tagged = [(records.tag_key(repository, tag), records.tag_row(record)) for tag in tags]
-        await self._run(self._add, chain(tagged, records.fact_rows(repository, descriptors)))
+        await self._run(self._set, chain(tagged, records.fact_rows(repository, descriptors)), new=True)
 
     async def rebuilt(self) -> None:
         """Say that a rebuild is complete: `rebuild_needed` is False from now on, after a restart too."""
@@ -338,17 +338,11 @@ class Index:
         found = ((each, self._get(key(each), parse)) for each in digests)
         return {digest: value for digest, value in found if value is not None}
 
-    def _set(self, rows: Iterable[tuple[str, bytes]]) -> None:
+    def _set(self, rows: Iterable[tuple[str, bytes]], *, new: bool = False) -> None:
         table = self._rows
         with table.transact():
             for key, value in rows:
-                table.set(key, value)
-
-    def _add(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        table = self._rows
-        with table.transact():
-            for key, value in rows:
-                table.add(key, value)
+                (table.add if new else table.set)(key, value)
 
     def _delete(self, keys: Iterable[str]) -> None:
         table = self._rows
