@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.clients.netns import HarnessError, Namespace, Process
+from tests.documents import ROOT, snippet
 
+_DOCUMENT = "docs/clients.md"
 REGISTRIES = ("docker.io", "ghcr.io")
 """The registries that the clients ask the mirror for; dockerd can ask for the first alone."""
 
@@ -54,6 +56,12 @@ class Client(ABC):
     def _run(self, *argv: str | Path) -> str:
         return self._namespace.run(argv, env=self._env)
 
+    def _documented(self, name: str) -> str:
+        """The file of this name that docs/clients.md tells users to write; the mirror has to be where it says."""
+        text = snippet(_DOCUMENT, name)
+        assert self._mirror in text
+        return text
+
 
 class _Daemon(Client):
     """A client that needs a daemon."""
@@ -88,7 +96,7 @@ class Dockerd(_Daemon):
 
     def start(self) -> None:
         settings = self._directory / "daemon.json"
-        settings.write_text(json.dumps({"registry-mirrors": [f"http://{self._mirror}"]}))
+        settings.write_text(self._documented("/etc/docker/daemon.json"))
         argv: list[str | Path] = ["dockerd", "--config-file", settings, "--host", self._socket]
         for option, name in (("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")):
             argv += [option, self._directory / name]
@@ -120,6 +128,8 @@ class Containerd(_Daemon):
     """containerd with `ctr images pull --hosts-dir`: a `docker.io/hosts.toml`, and `_default` for all others."""
 
     name = "containerd"
+    _images = "default"
+    """The namespace in which it keeps its images."""
 
     @property
     def hosts(self) -> Path:
@@ -128,15 +138,16 @@ class Containerd(_Daemon):
 
     def start(self) -> None:
         folder = self._directory
-        mirror = f'[host."http://{self._mirror}"]\n  capabilities = ["pull", "resolve"]\n  dial_timeout = "200ms"\n'
-        self._write(self.hosts / "docker.io" / "hosts.toml", 'server = "https://registry-1.docker.io"\n\n' + mirror)
-        self._write(self.hosts / "_default" / "hosts.toml", mirror)
-        settings = self._write(
-            folder / "config.toml",
-            f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
-            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "{folder}/sock"\n',
-        )
-        self._start(["containerd", "--config", settings], *self._ctr("version"))
+        for name in ("docker.io/hosts.toml", "_default/hosts.toml"):
+            self._write(self.hosts / name, self._documented(f"/etc/containerd/certs.d/{name}"))
+        argv: list[str | Path] = ["containerd", "--config", self._write(folder / "config.toml", self._settings())]
+        for option in ("root", "state", "address"):
+            argv += [f"--{option}", folder / option]
+        self._start(argv, *self._ctr("version"))
+
+    def _settings(self) -> str:
+        """Its own configuration: without the plugin for Kubernetes, which takes half a second to start."""
+        return 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
 
     def pull(self, reference: str) -> str:
         return self._pull(reference)
@@ -167,7 +178,7 @@ class Containerd(_Daemon):
         return row.split()[2]
 
     def _ctr(self, *argv: str) -> list[str]:
-        return ["ctr", "--address", f"{self._directory}/sock", *argv]
+        return ["ctr", "--address", f"{self._directory}/address", "--namespace", self._images, *argv]
 
     def _write(self, path: Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +194,23 @@ class ContainerdDefault(Containerd):
     def start(self) -> None:
         super().start()
         shutil.rmtree(self.hosts / "docker.io")
+
+
+class Kubelet(Containerd):
+    """containerd asked by its CRI, as the kubelet of Kubernetes does, with the `config_path` of its configuration."""
+
+    name = "kubelet"
+    _images = "k8s.io"
+
+    def pull(self, reference: str) -> str:
+        script = ROOT / "tests" / "clients" / "cri.py"
+        self._run(ROOT / ".venv" / "tools" / "bin" / "python", script, f"{self._directory}/address", reference)
+        return self._digest(reference)
+
+    def _settings(self) -> str:
+        theirs = snippet(_DOCUMENT, "/etc/containerd/config.toml").replace("/etc/containerd/certs.d", str(self.hosts))
+        assert str(self.hosts) in theirs
+        return theirs + '[plugins."io.containerd.grpc.v1.cri".containerd]\n  snapshotter = "native"\n'
 
 
 class ContainerdSetUp(Containerd):
@@ -204,25 +232,15 @@ class ContainerdSetUp(Containerd):
         return self._run(*argv, *words)
 
 
-_REGISTRY = """
-[[registry]]
-prefix = "{registry}"
-location = "{registry}"
-
-[[registry.mirror]]
-location = "{mirror}/{registry}"
-insecure = true
-"""
-
-
 class _ContainersClient(Client):
     """A client of the containers libraries, with `registries.conf` and a policy in its home."""
 
     def start(self) -> None:
         folder = self._directory / ".config" / "containers"
         folder.mkdir(parents=True)
-        tables = (_REGISTRY.format(registry=registry, mirror=self._mirror) for registry in self.registries)
-        (folder / "registries.conf").write_text("".join(tables))
+        (folder / "registries.conf.d").mkdir()
+        path = folder / "registries.conf.d" / "50-mirrorproxy.conf"
+        path.write_text(self._documented(f"/etc/containers/registries.conf.d/{path.name}"))
         (folder / "policy.json").write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
 
 
