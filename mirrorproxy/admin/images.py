@@ -19,6 +19,7 @@ from mirrorproxy.names import Digest, Tag
 from mirrorproxy.store.layout import Entry, cached
 
 _BATCH = 50  # images that are looked at in one go of a thread
+_NAMES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,24 @@ async def ls(desk: Desk, pattern: str | None = None) -> AsyncGenerator[Event, No
             for document in documents:
                 last = max((used[each].last for each in document.pop("manifests") if each in used), default=None)
                 yield _row(desk, document, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Row):
+    """The name of a cached tag."""
+
+    kind: ClassVar[str] = "name"
+    name: str
+
+
+async def names(desk: Desk, pattern: str | None = None) -> AsyncGenerator[Event, None]:
+    """The names of the tags whose name matches; quick, since nothing is looked at but the index."""
+    wanted = matcher(pattern)
+    entries = cached(desk.index, desk.blobs)
+    while batch := await asyncio.to_thread(lambda: list(islice(entries, _NAMES))):
+        for entry in batch:
+            if isinstance(entry.reference, Tag) and wanted(name := name_of(entry)):
+                yield Name(name)
 
 
 async def looked_at(desk: Desk, anatomist: Anatomist) -> AsyncGenerator[list[tuple[Entry, Anatomy]], None]:

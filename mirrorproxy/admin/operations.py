@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import End, Event, Failed
 from mirrorproxy.admin.explanation import why
-from mirrorproxy.admin.images import ls
+from mirrorproxy.admin.images import ls, names
 from mirrorproxy.admin.refreshing import refresh
 from mirrorproxy.admin.usage import du
 from mirrorproxy.admin.verify import verify
@@ -27,6 +27,7 @@ class Operation(NamedTuple):
 
 OPERATIONS: dict[str, Operation] = {
     "ls": Operation(ls),
+    "names": Operation(names),
     "du": Operation(du),
     "why": Operation(why),
     "refresh": Operation(refresh, changes=True),

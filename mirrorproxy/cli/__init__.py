@@ -18,11 +18,12 @@ _COMMANDS = (  # in the order of --help, a line each
     "setup_command",
     "healthcheck",
     "demo",
+    "completion",
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the process's exit status: 0 well, 1 not, 2 wrong words, 78 wrong configuration (EX_CONFIG)."""
+def program() -> argparse.ArgumentParser:
+    """The command line with all commands."""
     parser = argparse.ArgumentParser(
         prog="mirrorproxy",
         description="A pull-through cache for container images, for slow, lossy, metered and restricted networks.",
@@ -31,6 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in _COMMANDS:
         import_module(f"mirrorproxy.cli.{name}").add(commands)
-    parsed = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the process's exit status: 0 well, 1 not, 2 wrong words, 78 wrong configuration (EX_CONFIG).
+
+    Those that see and steer a cache have more: see `steering`.
+    """
+    parsed = program().parse_args(sys.argv[1:] if arguments is None else arguments)
     status: int = parsed.run(parsed)
     return status

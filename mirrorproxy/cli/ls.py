@@ -35,6 +35,7 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         metavar="PATTERN",
         help="a part of a name, or a whole one with *: 'alpine', 'ghcr.io/team/*:v1.*' (default: all)",
     )
+    parser.add_argument("-q", "--quiet", action="store_true", help="names of tags alone; quick")
     add_common_flags(parser)
     parser.set_defaults(run=run)
 
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace, settings: Settings) -> bool:
     arguments = {"pattern": args.pattern}
+    if args.quiet:
+        return operate(settings, "names", arguments, print_row if args.json else lambda row: print(row["name"]))
     if args.json:
         return operate(settings, "ls", arguments, print_row)
     with Table(sys.stdout, _COLUMNS) as table:

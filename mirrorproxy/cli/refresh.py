@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from mirrorproxy.cli import words
+from mirrorproxy.cli.completion import completes_images
 from mirrorproxy.cli.steering import add_common_flags, operate, print_row, run_command
 from mirrorproxy.config import Settings
 
@@ -16,7 +17,7 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         description="Ask upstream about a tag now, however fresh the answer kept, and keep the manifest that it points"
         " at. Layers come when a client asks for them.",
     )
-    parser.add_argument("reference", metavar="IMAGE", help="alpine:3.20, ghcr.io/team/app")
+    completes_images(parser.add_argument("reference", metavar="IMAGE", help="alpine:3.20, ghcr.io/team/app"))
     add_common_flags(parser)
     parser.set_defaults(run=run)
 

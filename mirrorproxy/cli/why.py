@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from mirrorproxy.cli import words
+from mirrorproxy.cli.completion import completes_images
 from mirrorproxy.cli.steering import add_common_flags, operate, print_row, run_command
 from mirrorproxy.config import Settings
 
@@ -16,7 +17,7 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         description="Tell what is cached of an image and from which endpoint it came, how fresh its tag is, what a pull"
         " would do now, and what could still be pulled if the upstream vanished.",
     )
-    parser.add_argument("reference", metavar="IMAGE", help="alpine:3.20, ghcr.io/team/app@sha256:...")
+    completes_images(parser.add_argument("reference", metavar="IMAGE", help="alpine:3.20, ghcr.io/a/b@sha256:..."))
     add_common_flags(parser)
     parser.set_defaults(run=run)
 

@@ -51,23 +51,34 @@ class Cache:
                 assert (await self.proxy.ask(f"/v2/{name}/blobs/{each['digest']}")).status == 200
         await self.proxy.idle()
 
-    async def start(self, *words: str, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
-        """Begin a command."""
+    async def start(self, *words: str) -> asyncio.subprocess.Process:
+        """Begin a command on the cache."""
+        first, *rest = words
+        return await self._start(first, "--config", str(self.proxy.config), *rest)
+
+    async def _start(self, *words: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "mirrorproxy", *words, "--config", str(self.proxy.config)),
-            stdin=stdin,
+            *(sys.executable, "-m", "mirrorproxy", *words),
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"NO_COLOR": "1"},
         )
 
     async def run(self, *words: str) -> Ran:
-        """Run a command to its end, without a terminal."""
-        process = await self.start(*words)
-        async with asyncio.timeout(TIMEOUT):
-            out, err = await process.communicate()
-        assert process.returncode is not None
-        return Ran(process.returncode, out.decode(), err.decode())
+        """Run a command on the cache to its end, without a terminal."""
+        return await _ended(await self.start(*words))
+
+    async def run_plain(self, *words: str) -> Ran:
+        """Run a command that knows of no cache."""
+        return await _ended(await self._start(*words))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> Ran:
+    async with asyncio.timeout(TIMEOUT):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())
 
 
 @pytest.fixture(autouse=True)
