@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve demo test soak check format bench docs clean
+.PHONY: help serve demo test soak check format bench docs manifests clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,11 @@ bench: $(VENV)/.dev ## mirrorproxy beside docker-registry and nginx, in one run
 
 docs: $(VENV)/.dev ## renew what docs/configuration.md says of the settings
 	$(BIN)/python -m docs.generate
+
+manifests: ## renew what k8s/ has of monitoring/
+	@{ printf '%s\n' '# Made from monitoring/rules.yaml by `make manifests`.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \
+	  'metadata:' '  name: mirrorproxy' '  labels:' '    app.kubernetes.io/name: mirrorproxy' 'spec:'; sed 's/^./  &/' monitoring/rules.yaml; } \
+	  >k8s/monitoring/prometheusrule.yaml
 
 clean: ## remove what was made here
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
