@@ -29,6 +29,9 @@ ACCEPT = f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_LIST}, {DOCKER_MANIFEST}, {OCI_A
 MAX_SIZE = 4 << 20
 """Bytes. The usual push limit; containerd refuses what is larger (`MaxManifestSize`)."""
 
+PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?")
+"""How a platform is written: `linux/amd64`, `linux/arm64/v8`."""
+
 _MAX_CHILDREN = 10_000
 _PLATFORM = re.compile(r"[A-Za-z0-9._-]{1,40}")
 _SIZES = range(2**63)  # image specification, "Descriptors": an int64
@@ -101,6 +104,11 @@ def parse(body: bytes, content_type: str) -> Contents:
         subject=_descriptor(document.get("subject")),
         artifact_type=artifact_type if isinstance(artifact_type, str) else None,
     )
+
+
+def is_for(platform: str, wanted: str) -> bool:
+    """Is what is for `platform` also for `wanted`? `linux/arm64/v8` is for `linux/arm64`."""
+    return platform == wanted or platform.startswith(f"{wanted}/")
 
 
 def _guess(document: dict[str, object]) -> str | None:

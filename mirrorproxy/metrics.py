@@ -17,6 +17,8 @@ from mirrorproxy.registry import Kind, Result
 _DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 1800)
 _FIRST_BYTES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROUND_TRIPS = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_HOUR, _DAY = 3600, 86_400
+_AGES = (60, 600, _HOUR, 6 * _HOUR, _DAY, 3 * _DAY, 7 * _DAY, 14 * _DAY, 30 * _DAY, 90 * _DAY, 365 * _DAY)
 _CODES = ("0", "200", "206", "304", "401", "403", "404", "429", "500", "502", "503", "504")  # others when they come
 
 LIMITS = ("requests", "readers", "fills", "connections")
@@ -92,6 +94,12 @@ class Metrics:
             "scrub_objects", "Objects that the scrub has read, by what it found.", ("result",)
         )
         self.scrubbed_bytes = self._counter("scrub_bytes", "Bytes that the scrub has read.", ())
+        self.evicted_age = Histogram(
+            "mirrorproxy_cache_evicted_age_seconds",
+            "From the last use of what was removed for want of room, or by a rule, until then.",
+            buckets=_AGES,
+            registry=self.collectors,
+        )
         self.mismatches = self._counter(
             "digest_mismatches", "Bytes that were not what their digest says.", ("registry",)
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from mirrorproxy.errors import Denied
 from mirrorproxy.names import Digest, Reference, Repository
+from mirrorproxy.patterns import expression
 from mirrorproxy.registry import Blob, Listing, Manifest, Registry, Resolved
 
 
@@ -55,9 +56,4 @@ class Guarded:
 
 def allowed(patterns: Iterable[str]) -> re.Pattern[str]:
     """What matches the names that these patterns let through."""
-    return re.compile("|".join(f"(?:{_expression(pattern)})" for pattern in patterns) or r"(?!)")
-
-
-def _expression(pattern: str) -> str:
-    parts = re.split(r"(\*\*|\*)", pattern)
-    return "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
+    return re.compile("|".join(f"(?:{expression(pattern)})" for pattern in patterns) or r"(?!)")

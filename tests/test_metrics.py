@@ -34,6 +34,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "mirrorproxy_filesystem_free_bytes": ("gauge", set()),
     "mirrorproxy_cache_evictions": ("counter", {"reason"}),
     "mirrorproxy_cache_evicted_bytes": ("counter", {"reason"}),
+    "mirrorproxy_cache_evicted_age_seconds": ("histogram", {"le"}),
     "mirrorproxy_digest_mismatches": ("counter", {"registry"}),
     "mirrorproxy_auth_failures": ("counter", {"direction"}),
     "mirrorproxy_upstream_ratelimit_remaining": ("gauge", {"registry"}),

@@ -187,7 +187,7 @@ class _Verify:
                 continue
             self.parts += 1
             problem = await asyncio.to_thread(_problem_of_part, path)
-            if problem and not self._desk.retention.filling(digest):
+            if problem and not self._desk.retention.parts.filling(digest):
                 if self._repair:
                     await asyncio.to_thread(self._desk.partials.remove, digest)
                 yield Finding("part", digest, problem, self._repair)

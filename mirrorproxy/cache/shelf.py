@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from mirrorproxy.cache.memory import Recent
 from mirrorproxy.errors import BadAnswer, CacheFailed
@@ -28,6 +28,16 @@ _HOT_BYTES = 16 << 20  # manifests kept in memory, by their size; a typical one 
 _READ = 256 << 10
 _SAY_EVERY = 30.0  # seconds
 HIT = Outcome(Result.HIT, stored=True)
+
+
+class Used(Protocol):
+    """Told what was served. Of a `manifest`, all that it names was used too."""
+
+    def __call__(self, digest: Digest, *, manifest: bool = False) -> None: ...
+
+
+def _unnoted(digest: Digest, *, manifest: bool = False) -> None:
+    del digest, manifest
 
 
 class StoredBlob:
@@ -80,13 +90,13 @@ class Shelf:
         index: Index,
         *,
         changed: Callable[[], None] = lambda: None,
-        used: Callable[[Digest], None] = lambda _: None,
+        used: Used | None = None,
         grown: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._blobs = blobs
         self._index = index
         self._changed = changed
-        self._used = used
+        self._used = used or _unnoted
         self._grown = grown
         self._said = -_SAY_EVERY
         self._hot: Recent[Digest, Manifest] = Recent(_HOT_BYTES, lambda manifest: 1024 + 2 * len(manifest.body))
@@ -114,7 +124,7 @@ class Shelf:
         fact = await self.fact(repository, digest)
         if fact is None or fact.media_type not in MEDIA_TYPES:
             return None
-        self._used(digest)
+        self._used(digest, manifest=True)
         if (hot := self._hot.get(digest)) is not None and hot.descriptor.media_type == fact.media_type:
             return hot
         if (body := await self._if_it_works(self._blobs.read(digest, MAX_SIZE))) is None:
@@ -139,9 +149,17 @@ class Shelf:
             log.warning("%s@%s is not kept: %s", repository, digest, error)
             return False
         self._hot.put(digest, Manifest(manifest.descriptor, manifest.body, manifest.contents, HIT))
-        self._used(digest)
+        self._used(digest, manifest=True)
         self._changed()
         return True
+
+    def forget(self, digest: Digest) -> None:
+        """Content was removed from the disk: a manifest is not served from memory any more."""
+        self._hot.drop(digest)
+
+    def asked(self, digest: Digest) -> None:
+        """A client was told that its tag points at this manifest, which is kept: it needs no more if it has it."""
+        self._used(digest, manifest=True)
 
     async def tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
         """The record of a tag."""

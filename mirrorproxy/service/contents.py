@@ -51,8 +51,6 @@ class Contents:
             self.ledger,
             metrics,
             changed=self._changed,
-            keep_partials=settings.partials.keep,
-            most_partials=settings.partials.max_count,
         )
         self.shelf = Shelf(
             self.blobs,
@@ -61,6 +59,7 @@ class Contents:
             used=self.retention.used,
             grown=self.retention.grown,
         )
+        self.retention.dropped = self.shelf.forget
 
     async def open(self, who: str, *, writing: bool = True) -> None:
         """Take the directory and open what is in it. `who` is said to others that want it too.
@@ -80,6 +79,7 @@ class Contents:
             self._parts.push_async_callback(self.layout.aclose)
         self.filesystem = (await asyncio.to_thread(shutil.disk_usage, self.directory)).total
         self.use(self._settings)
+        await self.retention.open()
         self._parts.push_async_callback(self.retention.aclose)
 
     async def _own(self, who: str) -> Owner:
@@ -95,8 +95,8 @@ class Contents:
 
     def use(self, settings: Settings) -> None:
         """Keep to these settings from now on."""
-        self.retention.keep_partials = settings.partials.keep
-        self.retention.most_partials = settings.partials.max_count
+        parts = self.retention.parts
+        parts.keep, parts.most = settings.partials.keep, settings.partials.max_count
         self.blobs.verify = settings.cache.verify == "on-read"
         self.ledger.limit = settings.cache.max_size.resolve(self.filesystem)
         self.ledger.min_free = settings.cache.min_free.resolve(self.filesystem)

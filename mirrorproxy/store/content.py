@@ -32,11 +32,14 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Stored(NamedTuple):
-    """What a scan found: `blocks` is the bytes it takes on the disk, `modified` when it was written (Unix seconds)."""
+    """What a scan found: `blocks` is the bytes it takes on the disk, `modified` when it was written, `changed` when it
+    was put here (Unix seconds).
+    """
 
     digest: Digest
     blocks: int
     modified: float
+    changed: float
 
 
 class WrongError(Exception):
@@ -101,8 +104,8 @@ class Content:
                     found += [Digest(f"{algorithm}:{name}") for name in nsmallest(limit - len(found), names)]
         return found
 
-    def scan(self, before: float | None = None) -> Iterator[Stored]:
-        """All content, in no order; with `before` (Unix seconds) without what was put here since.
+    def scan(self) -> Iterator[Stored]:
+        """All content, in no order.
 
         Names and things that are not ours are left alone, and their number is logged. Raises `CacheFailed`.
         """
@@ -120,8 +123,8 @@ class Content:
                     else:
                         if not stat.S_ISREG(found.st_mode):
                             strangers += 1
-                        elif before is None or found.st_ctime < before:
-                            yield Stored(digest, _blocks(found), found.st_mtime)
+                        else:
+                            yield Stored(digest, _blocks(found), found.st_mtime, found.st_ctime)
         if strangers:
             log.warning("left alone in %s: %d things that are not content", self._blobs, strangers)
 

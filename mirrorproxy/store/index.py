@@ -8,14 +8,14 @@ A row that is not what it should be, forged or damaged, is as good as not there;
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
 from time import monotonic
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.manifests import MEDIA_TYPES
@@ -24,7 +24,9 @@ from mirrorproxy.registry import Kind, Listing
 from mirrorproxy.store import records
 from mirrorproxy.store.files import disk_errors
 from mirrorproxy.store.memory import Memory
-from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, TagRecord, Used
+from mirrorproxy.store.queues import ContentQueues
+from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, Pin, TagRecord, Used
+from mirrorproxy.store.repositories import repositories
 from mirrorproxy.store.rows import DATABASE, BrokenDatabaseError, Rows, checked_row, connect, failures
 
 P = ParamSpec("P")
@@ -44,6 +46,7 @@ class Index:
     """The index in `directory`. Open it, then call it on the event loop; the `walk_*` are for other threads.
 
     What waits raises `CacheFailed` when the database does. `rebuild_needed`: what `index.json` knows is not in here.
+    `is_new`: it was made anew, and whoever keeps account of the disk has not seen it yet.
     `refused` counts the rows that were deleted because they were not ours.
     """
 
@@ -58,6 +61,7 @@ class Index:
         self._facts: Memory[tuple[Repository, Digest], Fact] = Memory(_REMEMBERED)
         self._writes = 0
         self.rebuild_needed = False
+        self.is_new = False
         self.refused = 0
 
     def __repr__(self) -> str:
@@ -171,7 +175,7 @@ class Index:
         await self._run(self._set, [(_REBUILT, b"1")])
         self.rebuild_needed = False
 
-    # Listings and last uses.
+    # Listings.
 
     async def listing(self, repository: Repository, kind: Kind, query: str) -> KeptListing | None:
         """The last answer to `query` (of referrers: the digest and the query), or None."""
@@ -185,10 +189,11 @@ class Index:
             key = records.listing_key(repository, kind, query)
             await self._run(self._set_listing, key, KeptListing(listing, checked))
 
-    async def put_used(self, batch: Mapping[Digest, Used]) -> None:
-        """Remember the last uses of all these, in one transaction."""
-        rows = ((records.used_key(digest), records.used_row(used)) for digest, used in tuple(batch.items()))
-        await self._run(self._set, rows)
+    # Content and pins.
+
+    async def content(self, work: Callable[Concatenate[ContentQueues, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of the `ContentQueues`, in one transaction: `index.content(ContentQueues.touch, uses)`."""
+        return await self._run(lambda: self._in_queues(lambda queues: work(queues, *args, **kwargs)))
 
     async def put_origin(self, digest: Digest, endpoint: str) -> None:
         """Remember from which endpoint content came."""
@@ -199,27 +204,34 @@ class Index:
         return await self._run(self._get_all, tuple(digests), records.origin_key, records.parse_origin)
 
     async def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
-        """The last uses of these, as far as they are known."""
-        return await self._run(self._get_all, tuple(digests), records.used_key, records.parse_used)
+        """The last use of these, and the bytes they take on the disk, as far as they are known to be here."""
+        return await self.content(ContentQueues.used_of, tuple(digests))
 
-    async def forget_used(self, digests: Iterable[Digest]) -> None:
-        """Forget content that is gone, in one transaction."""
-        keys = [key(digest) for digest in digests for key in (records.used_key, records.origin_key)]
-        await self._run(self._delete, keys)
+    async def put_pin(self, pin: Pin) -> None:
+        """Remember what must stay."""
+        await self._run(self._set, [(records.pin_key(pin), b"1")])
+
+    async def forget_pin(self, pin: Pin) -> None:
+        """It may go now."""
+        await self._run(self._delete, [records.pin_key(pin)])
+
+    async def pins(self) -> list[Pin]:
+        """All that must stay."""
+        return [pin async for batch in self._batches(records.PINS, records.pin_entry) for pin in batch]
 
     # All there is, in the order of the keys. Many short reads: what is written meanwhile may be in it or not.
 
     async def repositories(self, after: str = "", limit: int = 1000) -> list[Repository]:
         """Repositories of which a tag or a manifest is known: the first `limit` that sort after `after`."""
-        return await self._run(self._repositories, after.encode(errors="replace"), limit)
+        return await self._run(lambda: repositories(self._rows, after.encode(errors="replace"), limit))
 
     def tag_rows(self) -> AsyncIterator[list[tuple[Repository, Tag, TagRecord]]]:
         """All tags, in batches."""
         return self._batches(records.TAGS, records.tag_entry)
 
-    def used_rows(self) -> AsyncIterator[list[tuple[Digest, Used]]]:
-        """All last uses, in batches."""
-        return self._batches(records.USED, records.used_entry)
+    def manifest_rows(self) -> AsyncIterator[list[tuple[Repository, Digest, Fact]]]:
+        """All manifests known, in batches."""
+        return self._batches(records.MANIFESTS, records.manifest_entry)
 
     def walk_tags(self, repository: Repository | None = None) -> Iterator[tuple[Repository, Tag, TagRecord]]:
         """All tags, by repository; or those of one repository. Blocks."""
@@ -280,7 +292,7 @@ class Index:
             found = (self._directory / DATABASE).is_file()
         try:
             if found:
-                with failures():
+                with failures(opening=True):
                     self._connected = connect(self._directory)
                     self._learn()
                 return
@@ -290,6 +302,7 @@ class Index:
 
     def _make_anew(self) -> None:
         self._close()
+        self.is_new = True
         with disk_errors("clear the index"):
             for path in self._directory.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -302,6 +315,7 @@ class Index:
             raise CacheFailed("the index cannot be made anew") from error
 
     def _learn(self) -> None:
+        self._queues = ContentQueues(self._rows)
         self.rebuild_needed = self._get(_REBUILT, bytes) is None
         self._listed = self._rows.volume_of(records.LISTINGS)
 
@@ -318,6 +332,10 @@ class Index:
             self._open()
         assert self._connected is not None
         return self._connected
+
+    def _in_queues(self, work: Callable[[ContentQueues], T]) -> T:
+        with self._rows.transact():
+            return work(self._queues)
 
     def _get(self, key: str, parse: Callable[[bytes], T]) -> T | None:
         rows = self._rows
@@ -371,23 +389,6 @@ class Index:
             except BAD_ROW as error:
                 self._refuse(error, partial(table.drop_row, rowid))
         return found, rows[-1][1] if len(rows) == _PAGE else None
-
-    def _repositories(self, after: bytes, limit: int) -> list[Repository]:
-        """One look-up each: `!` comes next after the space, so behind the name and it is the next repository's row."""
-        table = self._rows
-        found: list[Repository] = []
-        while len(found) < limit:
-            names = []
-            for prefix in (records.TAGS, records.MANIFESTS):
-                start = prefix.encode()
-                if (key := table.next_key(prefix, start + after + b"!")) is not None:
-                    names.append(key.removeprefix(start).partition(b" ")[0])
-            if not names:
-                break
-            after = min(names)
-            with suppress(*BAD_ROW):
-                found.append(records.parse_repository(after.decode()))
-        return found
 
     def _refuse(self, error: Exception, drop: Callable[[], None]) -> None:
         self.refused += 1

@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mirrorproxy.errors import BadAnswer, CacheFailed
 from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, parse
-from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag, reference
+from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.directory import INDEX_HEAD, INDEX_TAIL
 from mirrorproxy.store.files import disk_errors, write_whole
 from mirrorproxy.store.index import Index
-from mirrorproxy.store.records import BAD_ROW, Fact, TagRecord, parse_repository
+from mirrorproxy.store.records import BAD_ROW, Fact, TagRecord, parse_name
 from mirrorproxy.tasks import Tasks, within
 
 log = logging.getLogger(__name__)
@@ -246,10 +246,9 @@ def _foreign(file: BinaryIO) -> Iterator[object]:
 def _entry(document: Any) -> Entry:
     """Raises one of `BAD_ROW`."""
     name, media_type, size = document["annotations"][_NAME], document["mediaType"], document["size"]
-    repository, at, text = name.partition("@") if "@" in name else name.rpartition(":")
-    found, digest = reference(text), Digest(document["digest"])
-    if isinstance(found, Digest) != (at == "@") or (isinstance(found, Digest) and found != digest):
+    (repository, found), digest = parse_name(name), Digest(document["digest"])
+    if isinstance(found, Digest) and found != digest:
         raise ValueError("a name that is not this manifest's")
     if media_type not in MEDIA_TYPES or not isinstance(size, int) or not 0 <= size <= MAX_SIZE:
         raise ValueError("not a manifest's descriptor")
-    return Entry(parse_repository(repository), found, Descriptor(media_type, digest, size))
+    return Entry(repository, found, Descriptor(media_type, digest, size))

@@ -60,6 +60,16 @@ class Ledger:
         room = self.limit - (self.used or 0) - self.reserved - self.idle - self.aside
         return room if self.free is None else min(room, self.free - self._unwritten - self.min_free)
 
+    @property
+    def taken(self) -> int:
+        """Bytes of content, of reservations and of parts that nobody fills."""
+        return (self.used or 0) + self.reserved + self.idle
+
+    @property
+    def capacity(self) -> int:
+        """The most that `taken` may be now: the limit, or what the file system leaves of it."""
+        return self.taken + self.room
+
     def reserve(self, size: int) -> "Reservation | None":
         """Promise `size` bytes to a download, or None where they do not fit. Call `refresh` before."""
         if size > self.room:
@@ -69,11 +79,13 @@ class Ledger:
         return reservation
 
     def set_used(self, size: int, objects: int) -> None:
-        """Say what a scan found of the content that was there when this ledger was made.
-
-        What was committed or removed since then has been counted here: leave it out (`BlobStore.scan(before=...)`).
-        """
+        """Say what there was of content when this ledger was made: what came and went since is counted here."""
         self._scanned = size, objects
+
+    def correct(self, size: int, objects: int) -> None:
+        """More, or less, was there than was said: nothing came or went."""
+        if self._scanned is not None:
+            self._scanned = self._scanned[0] + size, self._scanned[1] + objects
 
     def added(self, size: int) -> None:
         """Count content of `size` bytes that was committed without a reservation; 0: it was there already."""

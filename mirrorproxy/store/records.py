@@ -5,7 +5,9 @@
     blob:<registry>/<name> <digest>        {"t": media type, "s": size}     anything else that belongs to it
     list:<registry>/<name> <kind> <hash>   {"t", "n", "f", "c"}, a line feed, the body as it came
     from:<digest>                          the endpoint that it came from
-    used:<digest>                          [last use, bytes on the disk]
+    pin:<registry>/<name>:<tag> <platform> 1    what must stay; `@<digest>` in place of `:<tag>`, a platform or none
+
+What content there is stands in a table of its own (`queues`).
 
 A space sorts before every character of a name, so rows come in the order of repositories. What is a manifest stands
 apart from what is not: another manifest that names its digest as a layer does not change what it is.
@@ -21,11 +23,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mirrorproxy.errors import Invalid
-from mirrorproxy.manifests import MEDIA_TYPES
-from mirrorproxy.names import Descriptor, Digest, Repository, Tag, registry_name, repository
+from mirrorproxy.manifests import MEDIA_TYPES, PLATFORM
+from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag, reference, registry_name, repository
 from mirrorproxy.registry import Kind, Listing
 
-TAGS, MANIFESTS, BLOBS, LISTINGS, ORIGINS, USED = "tag:", "manifest:", "blob:", "list:", "from:", "used:"
+TAGS, MANIFESTS, BLOBS, LISTINGS, ORIGINS, PINS = "tag:", "manifest:", "blob:", "list:", "from:", "pin:"
 
 BAD_ROW = (ValueError, TypeError, KeyError, IndexError, RecursionError, Invalid)
 
@@ -55,6 +57,18 @@ class Used(NamedTuple):
 
     last: float
     blocks: int
+
+
+class Pin(NamedTuple):
+    """An image that must stay, with all that it needs; of an index of images, that of one `platform`, or all."""
+
+    repository: Repository
+    reference: Reference
+    platform: str | None = None
+
+    def __str__(self) -> str:
+        at = "@" if isinstance(self.reference, Digest) else ":"
+        return f"{self.repository}{at}{self.reference}{f' {self.platform}' if self.platform else ''}"
 
 
 class KeptListing(NamedTuple):
@@ -103,9 +117,9 @@ def parse_origin(value: bytes) -> str:
     return value.decode()
 
 
-def used_key(digest: Digest) -> str:
-    """The key of a last use."""
-    return f"{USED}{digest}"
+def pin_key(pin: Pin) -> str:
+    """The key of a pin."""
+    return f"{PINS}{pin}"
 
 
 def tag_row(record: TagRecord) -> bytes:
@@ -130,11 +144,6 @@ def listing_row(kept: KeptListing) -> bytes:
     listing = kept.listing
     head = {"t": listing.media_type, "n": listing.next_query, "f": listing.filters, "c": kept.checked}
     return json.dumps(head).encode() + b"\n" + listing.body
-
-
-def used_row(used: Used) -> bytes:
-    """The value of a last use."""
-    return json.dumps(used).encode()
 
 
 def parse_tag(value: bytes) -> TagRecord:
@@ -169,15 +178,22 @@ def manifest_entry(key: str, value: bytes) -> tuple[Repository, Digest, Fact]:
     return parse_repository(repository), Digest(digest), parse_fact(value)
 
 
-def parse_used(value: bytes) -> Used:
-    """The last use in a row's value."""
-    last, blocks = json.loads(value)
-    return Used(_time(last), _size(blocks))
+def parse_name(text: str) -> tuple[Repository, Reference]:
+    """An image's name in full: `docker.io/library/alpine:3.20`, `docker.io/library/alpine@sha256:...`."""
+    name, at, rest = text.partition("@") if "@" in text else text.rpartition(":")
+    found = reference(rest)
+    if isinstance(found, Digest) != (at == "@"):
+        raise ValueError("a name that is neither a tag's nor a digest's")
+    return parse_repository(name), found
 
 
-def used_entry(key: str, value: bytes) -> tuple[Digest, Used]:
-    """A whole row of a last use."""
-    return Digest(key), parse_used(value)
+def pin_entry(key: str, value: bytes) -> Pin:
+    """A whole row of a pin."""
+    del value
+    name, _, platform = key.partition(" ")
+    if platform and not PLATFORM.fullmatch(platform):
+        raise ValueError("not a platform")
+    return Pin(*parse_name(name), platform or None)
 
 
 def _text(value: object) -> str:

@@ -47,4 +47,4 @@ def test_holds_no_more_than_the_answer() -> None:
     for number in range(10_000):
         oldest.add(Candidate(Digest.of(b"%d" % number), 10, float(10_000 - number)))
         assert len(oldest._newest_first) <= 6
-    assert len(oldest.digests()) == 5
+    assert len(oldest.candidates()) == 5

@@ -16,7 +16,8 @@ from mirrorproxy.registry import Kind, Listing
 from mirrorproxy.store import index as index_module
 from mirrorproxy.store import records, rows
 from mirrorproxy.store.index import Index
-from mirrorproxy.store.records import Fact, KeptListing, TagRecord, Used
+from mirrorproxy.store.queues import ContentQueues
+from mirrorproxy.store.records import Fact, KeptListing, Pin, TagRecord, Used
 
 ALPINE = repository("docker.io", "alpine")
 LATEST = Tag("latest")
@@ -233,16 +234,22 @@ class TestListings:
         assert {path.name for path in (directory / "index").iterdir()} <= {"cache.db", "cache.db-wal", "cache.db-shm"}
 
 
-async def test_last_uses_are_kept_in_batches(index: Index) -> None:
-    """Put together, read in batches, forgotten together."""
-    used = {Digest.of(b"%d" % number): Used(float(number), 512 * number) for number in range(300)}
-    await index.put_used(used)
-    assert dict([row async for batch in index.used_rows() for row in batch]) == used
-    gone = list(used)[::2]
-    await index.forget_used(gone)
-    await index.put_used({ONE: Used(5.5, 1)})
-    left = {digest: row for digest, row in used.items() if digest not in gone} | {ONE: Used(5.5, 1)}
-    assert dict([row async for batch in index.used_rows() for row in batch]) == left
+async def test_pins_are_kept(index: Index) -> None:
+    """With a tag or a digest, with a platform or without; until they are forgotten."""
+    pins = [Pin(ALPINE, Tag("3.20")), Pin(ALPINE, ONE, "linux/arm64/v8"), Pin(ALPINE, Tag("3.20"), "linux/amd64")]
+    for pin in (*pins, pins[0]):
+        await index.put_pin(pin)
+    assert set(await index.pins()) == set(pins)
+    assert len(await index.pins()) == 3
+    await index.forget_pin(pins[2])
+    assert set(await index.pins()) == set(pins[:2])
+
+
+async def test_a_pin_that_is_not_ours_is_none(index: Index) -> None:
+    """Neither a name that is none nor a platform that is none."""
+    await index._run(index._set, [(f"pin:{text}", b"1") for text in ("x", f"{ALPINE}:1 what ever", f"{ALPINE}@1")])
+    assert await index.pins() == []
+    assert index.refused == 3
 
 
 class TestRepositories:
@@ -435,7 +442,7 @@ async def test_where_content_came_from_goes_with_it(index: Index) -> None:
     """The row of the endpoint is deleted with that of the last use."""
     await index.put_origin(ONE, "ghcr.io")
     assert await index.origins_of([ONE, TWO]) == {ONE: "ghcr.io"}
-    await index.put_used({ONE: Used(1.0, 512), TWO: Used(2.0, 512)})
+    await index.content(ContentQueues.enter, {ONE: Used(1.0, 512), TWO: Used(2.0, 512)})
     assert await index.used_of([ONE, TWO]) == {ONE: Used(1.0, 512), TWO: Used(2.0, 512)}
-    await index.forget_used([ONE])
+    await index.content(ContentQueues.forget, [ONE])
     assert (await index.origins_of([ONE]), await index.used_of([ONE, TWO])) == ({}, {TWO: Used(2.0, 512)})

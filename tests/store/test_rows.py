@@ -19,7 +19,7 @@ from mirrorproxy.manifests import OCI_MANIFEST
 from mirrorproxy.names import Descriptor, Digest, Tag, repository
 from mirrorproxy.registry import Kind
 from mirrorproxy.store.index import Index
-from mirrorproxy.store.records import Fact, TagRecord, Used
+from mirrorproxy.store.records import Fact, TagRecord
 from mirrorproxy.store.rows import ClosedDisk, RefusedRowError
 
 ALPINE = repository("docker.io", "alpine")
@@ -210,10 +210,9 @@ async def test_a_pickled_key_is_never_unpickled(closed: Path, tmp_path: Path) ->
 
 
 async def test_every_kind_of_row_is_checked(closed: Path) -> None:
-    """Facts, listings and last uses as well as tags."""
+    """Facts and listings as well as tags."""
     index = await opened(closed)
     await index.put_facts(ALPINE, [Descriptor(OCI_MANIFEST, DIGEST, 1)])
-    await index.put_used({DIGEST: Used(1.0, 1)})
     await index.aclose()
     for value in (
         b'{"t": 5, "s": 1}',
@@ -223,14 +222,12 @@ async def test_every_kind_of_row_is_checked(closed: Path) -> None:
         b"[1, 2, 3]",
         b"5",
     ):
-        forge(closed, "UPDATE Cache SET value=? WHERE key LIKE 'manifest:%' OR key LIKE 'used:%'", value)
+        forge(closed, "UPDATE Cache SET value=? WHERE key LIKE 'manifest:%'", value)
         index = await opened(closed)
         assert await index.fact(ALPINE, DIGEST) is None
-        assert [row async for batch in index.used_rows() for row in batch] == []
-        assert index.refused == 2
+        assert index.refused == 1
         await index.put_facts(ALPINE, [Descriptor(OCI_MANIFEST, DIGEST, 1)])
         assert await index.fact(ALPINE, DIGEST) == Fact(OCI_MANIFEST, 1)
-        await index.put_used({DIGEST: Used(1.0, 1)})
         await index.aclose()
     forge(closed, "UPDATE Cache SET key=?, value=? WHERE key=?", "list:x", b'{"t":1}', KEY)
     index = await opened(closed)

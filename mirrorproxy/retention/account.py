@@ -1,0 +1,109 @@
+"""The account of what is on the disk, checked against the disk: after a crash within a minute, else slowly.
+
+A crash may leave content that the index does not know (it came in the last seconds), and rows of content that is gone.
+The check walks through folders and rows in small pieces, in threads, and rests between them.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from mirrorproxy.names import Digest
+from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.content import Stored
+from mirrorproxy.store.index import Index
+from mirrorproxy.store.ledger import Ledger
+from mirrorproxy.store.queues import ContentQueues
+from mirrorproxy.store.records import Used
+
+_BATCH = 500
+_AT_ONCE, _SOON, _AT_LEISURE = 0.0, 0.5, 20.0  # rest between pieces, in times of what a piece took
+
+
+class Account:
+    """What the index says is on the disk, for the ledger."""
+
+    def __init__(self, blobs: BlobStore, index: Index, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self._blobs = blobs
+        self._index = index
+        self._ledger = ledger
+        self._began = clock()
+        self._clean = False
+        self._correcting = False
+
+    async def open(self) -> None:
+        """Tell the ledger what is there, where the index knows. Raises `CacheFailed`."""
+        complete, self._clean = await self._index.content(ContentQueues.opened)
+        if complete:
+            self._ledger.set_used(*await self._index.content(ContentQueues.account))
+
+    async def close(self) -> None:
+        """Say that the index knows all. Raises `CacheFailed`."""
+        await self._index.content(ContentQueues.left)
+
+    async def check(self, removing: asyncio.Lock, *, lost: bool = False) -> None:
+        """See that the index knows what is on the disk and nothing else, and correct the ledger. Raises `CacheFailed`.
+
+        `removing` is held by whoever removes content; `lost`: what came lately may be unknown.
+        """
+        complete, _ = await self._index.content(ContentQueues.opened)
+        self._correcting = complete  # else the ledger knows better, or nobody knows
+        rest = _AT_ONCE if not complete else _AT_LEISURE if self._clean and not lost else _SOON
+        size, objects = await self._walk_disk(rest)
+        await self._walk_rows(removing, rest)
+        await self._index.content(ContentQueues.recount)
+        if self._ledger.used is None:
+            self._ledger.set_used(size, objects)
+        self._clean = True
+
+    async def _walk_disk(self, rest: float) -> tuple[int, int]:
+        """Put in what the index does not know; returns bytes and pieces of all that was there at the start."""
+        total = count = 0
+        found = self._blobs.scan()
+        while True:
+            started = time.monotonic()
+            batch = await asyncio.to_thread(lambda: list(islice(found, _BATCH)))
+            if not batch:
+                return total, count
+            absent = set(await self._index.content(ContentQueues.absent, [each.digest for each in batch]))
+            old = [each for each in batch if each.changed < self._began]
+            total += sum(each.blocks for each in old)
+            count += len(old)
+            await self._enter([each for each in batch if each.digest in absent])
+            await asyncio.sleep(rest * (time.monotonic() - started))
+
+    async def _enter(self, unknown: list[Stored]) -> None:
+        for before in (True, False):  # what came since the start has been counted
+            some = {s.digest: Used(s.modified, s.blocks) for s in unknown if (s.changed < self._began) is before}
+            if some:
+                size, objects = await self._index.content(ContentQueues.enter, some)
+                if before:
+                    self._correct(size, objects)
+
+    async def _walk_rows(self, removing: asyncio.Lock, rest: float) -> None:
+        """Take out what is not there."""
+        after: Digest | None = None
+        while page := await self._index.content(ContentQueues.page, after, _BATCH):
+            started = time.monotonic()
+            after = page[-1][0]
+            if await asyncio.to_thread(self._gone, (digest for digest, _ in page)):
+                async with removing:
+                    gone = await asyncio.to_thread(self._gone, (digest for digest, _ in page))
+                    size, objects = await self._index.content(ContentQueues.forget, gone)
+                    self._correct(-size, -objects)
+            await asyncio.sleep(rest * (time.monotonic() - started))
+
+    def _correct(self, size: int, objects: int) -> None:
+        if self._correcting:
+            self._ledger.correct(size, objects)
+
+    def _gone(self, digests: Iterable[Digest]) -> list[Digest]:
+        gone = []
+        for digest in digests:
+            with contextlib.suppress(OSError):
+                self._blobs.path(digest).lstat()
+                continue
+            gone.append(digest)
+        return gone

@@ -1,0 +1,322 @@
+"""Room for new content, made by removing other content: by size, by age, or because somebody says so."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mirrorproxy.errors import CacheFailed
+from mirrorproxy.metrics import Metrics
+from mirrorproxy.names import Digest
+from mirrorproxy.retention.account import Account
+from mirrorproxy.retention.images import Images
+from mirrorproxy.retention.parts import Parts
+from mirrorproxy.retention.pins import Pins
+from mirrorproxy.retention.rules import Rule
+from mirrorproxy.retention.sweep import too_old
+from mirrorproxy.retention.uses import Uses
+from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.eviction import Candidate, Oldest
+from mirrorproxy.store.index import Index
+from mirrorproxy.store.ingest import Partials
+from mirrorproxy.store.ledger import Ledger, Reservation
+from mirrorproxy.store.queues import ContentQueues
+from mirrorproxy.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_WRITE_EVERY = 5.0  # seconds
+_LOOK_EVERY = 60.0  # seconds between two looks at whether what is pinned is here
+_GRACE = (
+    60.0  # seconds for which what was just used stays, so that a manifest's blobs are there when they are asked for
+)
+_STEP = 32  # pieces of content removed in one go: a few milliseconds, then others have their turn
+_MOST_SPARED = 4096  # in a row; then so much is in use that there is no room to be made
+_BATCH = 500
+_BLOCK = 4096  # bytes: file systems count files in these; a part has two more for its folder and its state
+
+
+class Gone(NamedTuple):
+    """Content that went, or would go: bytes on the disk, and its last use (Unix seconds)."""
+
+    digest: Digest
+    blocks: int
+    last: float
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the cache keeps to. Shares are of what it may take: above `high` content goes until it is below `low`."""
+
+    high: float = 0.98
+    low: float = 0.95
+    rules: tuple[Rule, ...] = ()
+
+
+class Retention:
+    """Room in the cache: a `Space` for fills.
+
+    `changed` is called when content went, `dropped` with each piece of it. What is being filled, read or pinned, and
+    what was used in the last minute, is never evicted.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        index: Index,
+        partials: Partials,
+        ledger: Ledger,
+        metrics: Metrics,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.bounds = Bounds()
+        self.dropped: Callable[[Digest], None] = lambda _: None
+        self._blobs = blobs
+        self._index = index
+        self._ledger = ledger
+        self._metrics = metrics
+        self._clock = clock
+        self._changed = changed
+        self.images = Images(blobs, index)
+        self.pins = Pins(index, self.images)
+        self.parts = Parts(partials, ledger, metrics, clock)
+        self._uses = Uses(blobs, index, self.images, clock)
+        self._account = Account(blobs, index, ledger, clock)
+        self._removing = asyncio.Lock()
+        self._full = asyncio.Event()
+        self._tasks = Tasks()
+        self._checking: asyncio.Task[None] | None = None
+        self._next_look = self._next_sweep = 0.0
+
+    async def open(self) -> None:
+        """Learn what the index knows is on the disk. After this, content may come and go."""
+        with contextlib.suppress(CacheFailed):  # then it is counted, when the index can be asked
+            await self._account.open()
+
+    # What others tell.
+
+    def used(self, digest: Digest, *, manifest: bool = False) -> None:
+        """It was served now; of a `manifest`, all that it names was used too."""
+        self._uses.note(digest, manifest=manifest)
+
+    def grown(self, size: int) -> None:
+        """Content of `size` bytes on the disk was stored without a reservation."""
+        self._ledger.added(size)
+        self._look_for_room()
+
+    def corrupt(self, digest: Digest, size: int) -> None:
+        """Content was removed because it was wrong."""
+        self._uses.note_gone(digest)
+        self._ledger.removed(size)
+        self._count("corrupt", size)
+
+    async def write_uses(self) -> None:
+        """Put the uses noted so far into the index. Raises `CacheFailed`."""
+        await self._uses.write()
+
+    # Room.
+
+    async def reserve(self, size: int) -> Reservation:
+        """Room for `size` bytes; other content goes for it. Raises `CacheFailed` where that fails."""
+        blocks = -(-size // _BLOCK) * _BLOCK + 2 * _BLOCK
+        await self._ledger.refresh()
+        reservation = self._ledger.reserve(blocks)
+        if reservation is None and blocks <= self._ledger.capacity - self._ledger.reserved:
+            await self.parts.tidy(blocks - self._ledger.room)
+            while (missing := blocks - self._ledger.room) > 0 and await self._evict_some(missing):
+                pass
+            reservation = self._ledger.reserve(blocks)
+        if reservation is None:
+            raise CacheFailed(
+                f"there is no room for {size} bytes in the cache: what is in it is in use, or pinned, or max_size and "
+                "min_free do not allow for so much"
+            )
+        self._look_for_room()
+        return reservation
+
+    async def run(self) -> None:
+        """Check the account, write down uses, keep to the limit and to the rules, for ever."""
+        while True:
+            self._full.clear()
+            with contextlib.suppress(CacheFailed):  # the next round tries again; a service without an index goes on
+                self._keep_account()
+                await self.parts.tidy(0)
+                await self.write_uses()
+                await self._ledger.refresh()
+                await self._look_at_pins()
+                if self._ledger.taken > self.bounds.high * self._ledger.capacity:
+                    await self._make_room()
+                await self._keep_rules()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WRITE_EVERY):
+                    await self._full.wait()
+                    await asyncio.sleep(0.2)  # many at once are one reason to look
+
+    async def aclose(self) -> None:
+        """Write down the last uses."""
+        checking = self._checking is not None and not self._checking.done()
+        await self._tasks.aclose()
+        with contextlib.suppress(CacheFailed):
+            await self.write_uses()
+            if not checking and not self._uses.lost:
+                await self._account.close()
+
+    def _look_for_room(self) -> None:
+        if self._ledger.taken > self.bounds.high * self._ledger.capacity:
+            self._full.set()
+
+    def _keep_account(self) -> None:
+        """Have the account checked: after a start, after the index failed, and when it is a new one."""
+        if self._checking is None or (self._checking.done() and (self._uses.lost or self._index.is_new)):
+            lost, self._uses.lost, self._index.is_new = self._uses.lost, False, False
+            self._checking = self._tasks.start(self._check(lost=lost), name="check of the account")
+
+    async def _check(self, *, lost: bool = False) -> None:
+        try:
+            await self._account.check(self._removing, lost=lost)
+        except CacheFailed as error:
+            log.warning("the content on the disk cannot be counted: %s", error)
+            self._uses.lost = True
+
+    async def _make_room(self) -> None:
+        """Evict down to the low mark, and rest as long as each step takes."""
+        ledger = self._ledger
+        await self.parts.tidy(int(ledger.taken - self.bounds.low * ledger.capacity))
+        while (missing := int(ledger.taken - self.bounds.low * ledger.capacity)) > 0:
+            started = time.monotonic()
+            if not await self._evict_some(missing):
+                return
+            await asyncio.sleep(time.monotonic() - started)
+            await ledger.refresh()
+
+    async def _evict_some(self, needed: int) -> bool:
+        """Remove what should go first, a step of it, as far as `needed` bytes take. False where nothing could go."""
+        async with self._removing:
+            spared_in_all = 0
+            while True:
+                await self.write_uses()
+                chosen, more = await self._index.content(ContentQueues.choose, needed, _STEP)
+                now, noted = self._clock(), await self._uses.noted()
+                stay = {each.digest for each in chosen if 0 <= now - each.last < _GRACE or each.digest in noted}
+                stay |= {each.digest for each in chosen if self._is_held(each.digest)}
+                going = [Gone(each.digest, each.blocks, each.last) for each in chosen if each.digest not in stay]
+                gone = [each.digest async for each in self._remove(going, "size")]
+                await self._index.content(ContentQueues.settle, gone, stay)
+                spared_in_all += len(stay)
+                if gone:
+                    return True
+                if not more or spared_in_all > _MOST_SPARED:
+                    return False
+
+    def _is_held(self, digest: Digest) -> bool:
+        """Must it not go, whatever its age?"""
+        return digest in self.pins.kept or self._blobs.is_read(digest) or self.parts.filling(digest)
+
+    async def _remove(self, going: Iterable[Gone], reason: str) -> AsyncGenerator[Gone, None]:
+        """Remove content from the disk; yields what went. Raises `CacheFailed`. The index is told by the caller."""
+        now = self._clock()
+        removed = False
+        try:
+            for each in going:
+                size = await self._blobs.remove(each.digest)
+                if size:
+                    self._ledger.removed(size)
+                    self._count(reason, size)
+                    if reason != "manual":
+                        self._metrics.evicted_age.observe(max(0.0, now - each.last))
+                else:
+                    self._ledger.correct(-each.blocks, -1)  # somebody else removed it
+                self.dropped(each.digest)
+                removed = True
+                yield each
+        finally:
+            if removed:
+                self._changed()
+
+    # What somebody says.
+
+    async def remove(self, digests: Iterable[Digest], reason: str = "manual") -> list[Gone]:
+        """Remove this content, but for what is pinned or being filled; returns what went. Raises `CacheFailed`."""
+        await self.write_uses()
+        wanted = [digest for digest in digests if digest not in self.pins.kept and not self.parts.filling(digest)]
+        gone: list[Gone] = []
+        for start in range(0, len(wanted), _STEP):
+            step = wanted[start : start + _STEP]
+            async with self._removing:
+                used = await self._index.used_of(step)
+                known = [Gone(digest, used[digest].blocks, used[digest].last) for digest in step if digest in used]
+                try:
+                    gone += [each async for each in self._remove(known, reason)]
+                finally:
+                    await self._index.content(ContentQueues.forget, step)
+            await asyncio.sleep(0)
+        return gone
+
+    async def prune(
+        self, unused_for: float | None = None, to: int | None = None, *, dry_run: bool = False
+    ) -> AsyncGenerator[Gone, None]:
+        """Remove what was not used for `unused_for` seconds, and what was not used for longest until all takes no more
+        than `to` bytes; yields it. What is pinned, read or being filled stays. `dry_run`: only say it.
+
+        Raises `CacheFailed`.
+        """
+        await self.write_uses()
+        if self._ledger.used is None:
+            await self._account.check(self._removing)
+        await self.pins.look()
+        oldest = Oldest(0 if to is None else (self._ledger.used or 0) - to)
+        now, after = self._clock(), None
+        while page := await self._index.content(ContentQueues.page, after, _BATCH):
+            after = page[-1][0]
+            aged: list[Gone] = []
+            for digest, used in page:
+                if self._is_held(digest):
+                    continue
+                if unused_for is not None and now - used.last > unused_for:
+                    aged.append(Gone(digest, used.blocks, used.last))
+                    oldest.freed(used.blocks)
+                elif to is not None:
+                    oldest.add(Candidate(digest, used.blocks, used.last))
+            for each in aged if dry_run else await self.remove(one.digest for one in aged):
+                yield each
+        rest = oldest.candidates()
+        for start in range(0, len(rest), _STEP):
+            step = [Gone(each.digest, each.size, each.last_use) for each in rest[start : start + _STEP]]
+            for each in step if dry_run else await self.remove(one.digest for one in step):
+                yield each
+
+    # What comes round.
+
+    async def _look_at_pins(self) -> None:
+        """Before anything is evicted, and now and then."""
+        now = time.monotonic()
+        full = self._ledger.taken > self.bounds.high * self._ledger.capacity
+        if full or now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY
+            await self.pins.look()
+
+    async def _keep_rules(self) -> None:
+        """Let go of what the rules say is too old, once in a tenth of the shortest time in them, or an hour."""
+        now, rules = time.monotonic(), self.bounds.rules
+        if not rules or now < self._next_sweep or self._index.rebuild_needed or self._ledger.used is None:
+            return
+        shortest = min((rule.unused_for for rule in rules if rule.unused_for is not None), default=36_000.0)
+        self._next_sweep = now + min(3600.0, max(1.0, shortest / 10))
+        await self.pins.look()
+        tags, content = await too_old(rules, self._index, self._blobs, self.images, self.pins.kept, self._clock())
+        for repository, tag in tags:
+            await self._index.forget_tag(repository, tag)
+        gone = await self.remove(content, "age")
+        if tags or gone:
+            self._changed()
+            size = sum(each.blocks for each in gone)
+            log.info("by the rules of retention %d tags went, with %d bytes of content", len(tags), size)
+
+    def _count(self, reason: str, size: int) -> None:
+        self._metrics.evictions.labels(reason).inc()
+        self._metrics.evicted_bytes.labels(reason).inc(size)

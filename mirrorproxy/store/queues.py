@@ -1,0 +1,222 @@
+"""What is on the disk, by the index: its size, its last use, its place in the queues of `eviction`. All blocks.
+
+A table of its own beside diskcache's, in the same database and the same transactions: 115 bytes a piece of content,
+nothing in memory, and sums that are kept by the database itself, so that a start knows them without counting.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mirrorproxy.names import Digest
+from mirrorproxy.store import eviction, records
+from mirrorproxy.store.eviction import Entry, Queue
+from mirrorproxy.store.records import Used
+from mirrorproxy.store.rows import Rows
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS Content (
+    digest BLOB PRIMARY KEY, blocks INTEGER NOT NULL, last REAL NOT NULL, uses INTEGER NOT NULL,
+    queue INTEGER NOT NULL, place INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS ContentPlaces ON Content (queue, place);
+CREATE TABLE IF NOT EXISTS Taken (queue INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, objects INTEGER NOT NULL);
+INSERT OR IGNORE INTO Taken VALUES (1, 0, 0), (2, 0, 0), (3, 0, 0);
+CREATE TRIGGER IF NOT EXISTS ContentCame AFTER INSERT ON Content BEGIN
+    UPDATE Taken SET bytes = bytes + NEW.blocks, objects = objects + 1 WHERE queue = NEW.queue;
+END;
+CREATE TRIGGER IF NOT EXISTS ContentWent AFTER DELETE ON Content BEGIN
+    UPDATE Taken SET bytes = bytes - OLD.blocks, objects = objects - 1 WHERE queue = OLD.queue;
+END;
+CREATE TRIGGER IF NOT EXISTS ContentMoved AFTER UPDATE OF queue, blocks ON Content BEGIN
+    UPDATE Taken SET bytes = bytes - OLD.blocks, objects = objects - 1 WHERE queue = OLD.queue;
+    UPDATE Taken SET bytes = bytes + NEW.blocks, objects = objects + 1 WHERE queue = NEW.queue;
+END
+"""
+_COLUMNS = "digest, blocks, last, uses, place"
+_STATE = 0  # no queue: its row in Taken says that the account is complete, and was left so
+_ALGORITHMS = {32: "sha256", 64: "sha512"}
+
+
+class ContentQueues:
+    """The table: the `Queues` of an eviction, and what else is asked of it. In the index's thread, in a transaction."""
+
+    def __init__(self, rows: Rows) -> None:
+        """Raises `sqlite3.Error` where there is another table of this name."""
+        self._rows = rows
+        for statement in _statements(_SCHEMA):
+            rows._sql(statement)  # noqa: SLF001 - as in `Rows`
+        self._execute(f"SELECT {_COLUMNS}, queue FROM Content LIMIT 1")  # noqa: S608 - our own words
+        self._place = max(self._newest(queue) for queue in Queue)
+
+    def _execute(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        return self._rows._sql(query, values).fetchall()  # type: ignore[no-any-return]  # noqa: SLF001 - as in `Rows`
+
+    # The queues.
+
+    def taken(self, queue: Queue) -> int:
+        """See `Queues`."""
+        return int(self._execute("SELECT bytes FROM Taken WHERE queue = ?", (queue,))[0][0])
+
+    def oldest(self, queue: Queue, after: int, limit: int) -> list[Entry]:
+        """See `Queues`."""
+        query = f"SELECT {_COLUMNS} FROM Content WHERE queue = ? AND place > ? ORDER BY place LIMIT ?"  # noqa: S608
+        return list(self._entries(self._execute(query, (queue, after, limit))))
+
+    def move(self, entry: Entry, queue: Queue, uses: int) -> None:
+        """See `Queues`."""
+        self._place += 1
+        query = "UPDATE Content SET queue = ?, place = ?, uses = ? WHERE digest = ?"
+        self._execute(query, (queue, self._place, uses, _raw(entry.digest)))
+
+    def drop(self, entry: Entry) -> None:
+        """See `Queues`."""
+        self._delete(_raw(entry.digest))
+
+    # What came, was used, and went.
+
+    def account(self) -> tuple[int, int]:
+        """Bytes and pieces of all content."""
+        query = "SELECT TOTAL(bytes), TOTAL(objects) FROM Taken WHERE queue IN (?, ?)"
+        ((size, objects),) = self._execute(query, (Queue.SMALL, Queue.MAIN))
+        return max(0, int(size)), max(0, int(objects))
+
+    def opened(self) -> tuple[bool, bool]:
+        """Is the account complete, and was it left complete the last time? Says that it is in use now."""
+        rows = self._execute("SELECT objects FROM Taken WHERE queue = ?", (_STATE,))
+        self._execute("UPDATE Taken SET objects = 0 WHERE queue = ?", (_STATE,))
+        return bool(rows), rows == [(1,)]
+
+    def left(self) -> None:
+        """Say that all that came and went was put down."""
+        self._execute("UPDATE Taken SET objects = 1 WHERE queue = ?", (_STATE,))
+
+    def recount(self) -> tuple[int, int]:
+        """The account, summed up anew when all that is on the disk was put in: a quarter of a second for a million."""
+        for queue in Queue:
+            query = "SELECT TOTAL(blocks), COUNT(*) FROM Content WHERE queue = ?"
+            ((size, objects),) = self._execute(query, (queue,))
+            self._execute("INSERT OR REPLACE INTO Taken VALUES (?, ?, ?)", (queue, int(size), objects))
+        self._execute("INSERT OR IGNORE INTO Taken VALUES (?, 0, 0)", (_STATE,))
+        return self.account()
+
+    def touch(self, uses: Mapping[Digest, float]) -> list[Digest]:
+        """Put down uses (Unix seconds); returns what of it is not known to be here."""
+        unknown = []
+        for digest, when in uses.items():
+            known = self._find(digest)
+            if known is None or known[0] is Queue.GHOST:
+                unknown.append(digest)
+            elif (entry := known[1]).last != when:
+                counted = eviction.uses_now(entry.uses, entry.last, when)
+                query = "UPDATE Content SET last = ?, uses = ? WHERE digest = ?"
+                self._execute(query, (when, counted, _raw(digest)))
+        return unknown
+
+    def enter(self, content: Mapping[Digest, Used]) -> tuple[int, int]:
+        """Put in what came; returns the bytes and the number of what was not known to be here."""
+        size = objects = 0
+        for digest, used in content.items():
+            known = self._find(digest)
+            if known is not None and known[0] is not Queue.GHOST:
+                continue
+            queue = eviction.first_queue(None if known is None else known[0])
+            self._place += 1
+            query = (
+                "INSERT OR REPLACE INTO Content (digest, blocks, last, uses, queue, place) VALUES (?, ?, ?, 0, ?, ?)"
+            )
+            if known is not None:
+                self._delete(_raw(digest))  # REPLACE calls no trigger
+            self._execute(query, (_raw(digest), used.blocks, used.last, queue, self._place))
+            size += used.blocks
+            objects += 1
+        return size, objects
+
+    def choose(self, needed: int, limit: int) -> tuple[list[Entry], bool]:
+        """See `eviction.choose`."""
+        return eviction.choose(self, needed, limit)
+
+    def settle(self, gone: Iterable[Digest], spared: Iterable[Digest]) -> None:
+        """Say which of the chosen went, and which have to stay."""
+        for digest in gone:
+            self._rows.drop(records.origin_key(digest))
+            if (known := self._find(digest)) is not None:
+                eviction.gone(self, known[1], known[0])
+        for digest in spared:
+            if (known := self._find(digest)) is not None:
+                eviction.spare(self, known[1], known[0])
+
+    def forget(self, digests: Iterable[Digest]) -> tuple[int, int]:
+        """Content that is gone otherwise; returns bytes and number of what was known."""
+        size = objects = 0
+        for digest in digests:
+            self._rows.drop(records.origin_key(digest))
+            if (known := self._find(digest)) is not None:
+                self._delete(_raw(digest))
+                if known[0] is not Queue.GHOST:
+                    size += known[1].blocks
+                    objects += 1
+        return size, objects
+
+    # What is known.
+
+    def absent(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Those of them that are not known to be here."""
+        known = self.used_of(digests := tuple(digests))
+        return [digest for digest in digests if digest not in known]
+
+    def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
+        """Last use and size of those of them that are known to be here."""
+        found = {}
+        for digest in digests:
+            known = self._find(digest)
+            if known is not None and known[0] is not Queue.GHOST:
+                found[digest] = Used(known[1].last, known[1].blocks)
+        return found
+
+    def page(self, after: Digest | None, limit: int) -> list[tuple[Digest, Used]]:
+        """All content, by digest: what comes next after `after`."""
+        query = f"SELECT {_COLUMNS} FROM Content WHERE digest > ? AND queue <> ? ORDER BY digest LIMIT ?"  # noqa: S608
+        rows = self._execute(query, (b"" if after is None else _raw(after), Queue.GHOST, limit))
+        return [(entry.digest, Used(entry.last, entry.blocks)) for entry in self._entries(rows)]
+
+    def _find(self, digest: Digest) -> tuple[Queue, Entry] | None:
+        raw = _raw(digest)
+        rows = self._execute(f"SELECT queue, {_COLUMNS} FROM Content WHERE digest = ?", (raw,))  # noqa: S608
+        for queue, *row in rows:
+            for entry in self._entries([tuple(row)]):
+                return Queue(queue), entry
+        return None
+
+    def _entries(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
+        """The rows that are as ours are; others are deleted."""
+        for raw, *numbers in rows:
+            algorithm = _ALGORITHMS.get(len(raw)) if isinstance(raw, bytes) else None
+            if algorithm is None or list(map(type, numbers)) != [int, float, int, int] or numbers[0] < 0:
+                self._delete(raw)
+                continue
+            yield Entry(Digest(f"{algorithm}:{raw.hex()}"), *numbers)
+
+    def _delete(self, raw: object) -> None:
+        self._execute("DELETE FROM Content WHERE digest = ?", (raw,))
+
+    def _newest(self, queue: Queue) -> int:
+        ((place,),) = self._execute("SELECT MAX(place) FROM Content WHERE queue = ?", (queue,))
+        return place if isinstance(place, int) else 0
+
+
+def _raw(digest: Digest) -> bytes:
+    """A digest in half the bytes; its length says which algorithm it is of."""
+    return bytes.fromhex(digest.hex)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script: triggers have some inside."""
+    lines: list[str] = []
+    for line in script.strip().splitlines():
+        lines.append(line)
+        inside = any(each.startswith("CREATE TRIGGER") for each in lines)
+        if line.endswith("END;") if inside else line.endswith(";"):
+            yield "\n".join(lines)
+            lines = []
+    if lines:
+        yield "\n".join(lines)
