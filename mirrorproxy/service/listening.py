@@ -1,5 +1,7 @@
 """The sockets on which the service listens."""
 
+import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -7,25 +9,29 @@ import resource
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from aiohttp import web
 
 from mirrorproxy.config import ListenAddress
+from mirrorproxy.service.door import Door
 from mirrorproxy.service.tls import Certificate
+from mirrorproxy.web.server import Server
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024  # 1,000 clients at once wait 6 s for SYN retries with aiohttp's 128
 _END = 0.1  # seconds for what is answered still, after the grace time; 0 would be for ever (aiohttp's ceil_timeout)
 _FEW = 4096  # descriptors: two a client, one a connection upstream, 512 kept open
+_OURS = 48  # descriptors: for the index, the log and what else is open before anybody comes
 
 
 class Listening:
-    """The listening sockets over one server. `start` opens them all or none."""
+    """The listening sockets over one server, for `most` connections at a time. `start` opens them all or none."""
 
-    def __init__(self, server: web.Server, certificate: Certificate | None) -> None:
+    def __init__(self, server: Server, certificate: Certificate | None, most: int) -> None:
         self._runner = web.ServerRunner(server, shutdown_timeout=_END)
-        self._certificate = certificate
+        self._door = Door(server, None if certificate is None else certificate.context, most)
         self._files: list[Path] = []
 
     async def start(self, addresses: Iterable[ListenAddress], inherited: Sequence[socket.socket] = ()) -> None:
@@ -33,28 +39,23 @@ class Listening:
         fails.
         """
         await self._runner.setup()
-        context = None if self._certificate is None else self._certificate.context
-        for taken in inherited:  # their files are not ours to remove
-            await web.SockSite(self._runner, taken, ssl_context=context, backlog=_BACKLOG).start()
-        if inherited:
-            return
-        for address in addresses:
-            site: web.BaseSite
-            if address.path is not None:
-                _make_way(address.path)
-                site = web.UnixSite(self._runner, address.path, ssl_context=context, backlog=_BACKLOG)
-            else:
-                site = web.TCPSite(
-                    self._runner, address.host, address.port, ssl_context=context, backlog=_BACKLOG, reuse_address=True
-                )
-            await site.start()
-            if address.path is not None:
-                self._files.append(address.path)
+        sockets = list(inherited)  # their files are not ours to remove
+        with contextlib.ExitStack() as failed:
+            for address in () if inherited else addresses:
+                opened = _unix(address.path) if address.path is not None else await _tcp(address)
+                for each in opened:
+                    failed.callback(each.close)
+                sockets += opened
+                if address.path is not None:
+                    self._files.append(address.path)
+            failed.pop_all()
+        for each in sockets:
+            each.listen(_BACKLOG)
+        self._door.open(sockets)
 
     async def close(self) -> None:
         """Take no more connections."""
-        for site in list(self._runner.sites):
-            await site.stop()
+        await self._door.close()
         while self._files:
             self._files.pop().unlink(missing_ok=True)
 
@@ -62,6 +63,29 @@ class Listening:
         """End the connections too."""
         await self.close()
         await self._runner.cleanup()
+
+
+async def _tcp(address: ListenAddress) -> list[socket.socket]:
+    """Sockets at all that the host of `address` stands for. Raises `OSError`."""
+    server = await asyncio.get_running_loop().create_server(
+        asyncio.Protocol, address.host, address.port, reuse_address=True, start_serving=False
+    )
+    try:
+        return [each.dup() for each in server.sockets]
+    finally:
+        server.close()
+
+
+def _unix(path: Path) -> list[socket.socket]:
+    """A socket at `path`. Raises `OSError`."""
+    _make_way(path)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(str(path))
+    except OSError as error:
+        made.close()
+        raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: unix:{path}") from None
+    return [made]
 
 
 def _make_way(path: Path) -> None:
@@ -79,14 +103,23 @@ def _make_way(path: Path) -> None:
             raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: unix:{path}")
 
 
-def raise_file_limit() -> int:
-    """Take as many descriptors as the machine grants; how many clients at once these are enough for.
+class Clients(NamedTuple):
+    """How many requests there may be at once, over how many connections."""
 
-    Two for each client, one for its transfer upstream; the rest is for what is kept open. Says so where they are few.
+    requests: int
+    connections: int
+
+
+def raise_file_limit() -> Clients:
+    """Take as many descriptors as the machine grants; what these are enough for.
+
+    A request may take four: its connection, a copy of that, the file of its blob, the connection upstream. As many
+    connections again may be idle. Says so where they are few.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    requests = max(8, (hard - _OURS) // 5)
     if hard < _FEW:
-        log.warning("only %d file descriptors are granted (ulimit -n): %d clients at once", hard, hard // 4)
-    return hard // 4
+        log.warning("only %d file descriptors are granted (ulimit -n): %d requests at once", hard, requests)
+    return Clients(requests, 2 * requests)

@@ -30,6 +30,7 @@ from mirrorproxy.web.routes import Names
 
 log = logging.getLogger(__name__)
 
+_PAGES = 64  # connections for health pages and metrics, where these have an address of their own
 _LOOK_EVERY = 5.0  # seconds
 _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the log
 
@@ -49,10 +50,10 @@ class Service:
     async def start(self) -> None:
         """Make the parts and listen. Dials nobody. Raises `CacheFailed` or `OSError` where that cannot be."""
         settings = self._settings
-        most_clients = raise_file_limit()
+        most = raise_file_limit()
         self._addresses = ", ".join(map(str, settings.server.listen))
         metrics = Metrics(settings.upstreams)
-        self._contents = Contents(settings, metrics, keep_open=min(512, most_clients // 2))
+        self._contents = Contents(settings, metrics, keep_open=min(512, most.requests // 2))
         self._parts.push_async_callback(self._contents.aclose)
         await self._contents.open(f"listening on {self._addresses}")
         await asyncio.to_thread(warn_of_network, self._contents.directory)
@@ -89,7 +90,7 @@ class Service:
             self._access,
             self._probes,
             settings.server.write_timeout,
-            most_clients,
+            most.requests,
             shows_metrics=not settings.server.metrics_listen,
         )
         self._parts.push_async_callback(self._app.aclose)
@@ -97,10 +98,10 @@ class Service:
         self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
         self._observe(metrics)
 
-        self._listening = Listening(self._app.server(), self._certificate)
+        self._listening = Listening(self._app.server(), self._certificate, most.connections)
         self._parts.push_async_callback(self._app.drained, _FAREWELL)
         self._parts.push_async_callback(self._listening.aclose)
-        pages = Listening(self._app.page_server(), None)  # answers while draining, too: that is when one looks
+        pages = Listening(self._app.page_server(), None, _PAGES)  # answers while draining, too: that is when one looks
         self._parts.push_async_callback(pages.aclose)
         await pages.start(settings.server.metrics_listen)
         if self._inherited:

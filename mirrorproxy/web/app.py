@@ -67,11 +67,11 @@ class App:
         self._again = Again(self._books, self._ids, probes)
         self._parse = lru_cache(_REMEMBERED)(_parse)
 
-    def server(self, *, handler_cancellation: bool = True) -> web.Server:
+    def server(self, *, handler_cancellation: bool = True) -> Server:
         """The server, for `web.ServerRunner`. `handler_cancellation`: stop answering as soon as the client is gone."""
         return Server(self.handle, self._malformed, self._again.give, handler_cancellation=handler_cancellation)
 
-    def page_server(self) -> web.Server:
+    def page_server(self) -> Server:
         """A server of health pages and metrics alone, for an address that clients need not reach."""
         return Server(self._handle_page, self._malformed, None, handler_cancellation=True)
 

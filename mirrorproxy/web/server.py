@@ -101,7 +101,7 @@ class Server(web.Server):
     """Makes connections whose requests `handler` answers, with a response that is sent already.
 
     `malformed` is told of each request that does not parse, and gives it a name. `again` answers what it can at once,
-    and says whether it did.
+    and says whether it did. `left` is called when a connection is over.
     """
 
     def __init__(
@@ -110,6 +110,12 @@ class Server(web.Server):
         super().__init__(handler, handler_cancellation=handler_cancellation)
         self._malformed = malformed
         self._again = again
+        self.left: Callable[[], None] = lambda: None
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """A connection is over."""
+        super().connection_lost(handler, exc)
+        self.left()
 
     def __call__(self) -> web.RequestHandler:
         """A new connection's protocol."""

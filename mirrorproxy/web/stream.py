@@ -180,18 +180,14 @@ class Reply:
 
     async def _from_file(self, transport: asyncio.Transport, file: FileBlob, start: int, end: int | None) -> None:
         """Send the file's bytes. Raises `CacheFailed` where it can serve no more; what went out is counted."""
-        if end is None or self.request.protocol.ssl_context:
+        pump = None
+        if end is not None and not self.request.protocol.ssl_context:
+            pump = await self._pump(transport, file, start, end)
+        if pump is None:
             async with aclosing(_pieces(file, start, end, self._delivery.pages)) as pieces:
                 async for piece in pieces:
                     await self._piece(transport, piece)
             return
-        if transport.get_write_buffer_size():
-            transport.set_write_buffer_limits(0)  # the head has to be gone: the pump writes past the transport
-            await self._drained(transport)
-            transport.set_write_buffer_limits()
-        if transport.is_closing():
-            raise ClientGone("the client is gone")
-        pump = Pump(transport, file, start, end, self._delivery.write_timeout, self._delivery.pages)
         try:
             await pump.run()
         except ClientStalled:
@@ -201,6 +197,19 @@ class Reply:
         finally:
             self.sent = pump.at - start
             self.first_byte = pump.first_byte
+
+    async def _pump(self, transport: asyncio.Transport, file: FileBlob, start: int, end: int) -> Pump | None:
+        """What copies the file past the transport; None where the process has no descriptor left for it."""
+        if transport.get_write_buffer_size():
+            transport.set_write_buffer_limits(0)  # the head has to be gone
+            await self._drained(transport)
+            transport.set_write_buffer_limits()
+        if transport.is_closing():
+            raise ClientGone("the client is gone")
+        try:
+            return Pump(transport, file, start, end, self._delivery.write_timeout, self._delivery.pages)
+        except OSError:
+            return None
 
     async def _from_chunks(self, transport: asyncio.Transport, blob: Blob, at: int, end: int | None) -> None:
         chunks = blob.chunks(at, end)
