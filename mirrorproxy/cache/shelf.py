@@ -146,7 +146,7 @@ class Shelf:
             if manifest.outcome.endpoint is not None:
                 await self._index.put_origin(digest, manifest.outcome.endpoint)
         except CacheFailed as error:
-            log.warning("%s@%s is not kept: %s", repository, digest, error)
+            self._say("%s@%s is not kept: %s", repository, digest, error)
             return False
         self._hot.put(digest, Manifest(manifest.descriptor, manifest.body, manifest.contents, HIT))
         self._used(digest, manifest=True)
@@ -207,8 +207,12 @@ class Shelf:
         try:
             return await work
         except CacheFailed as error:
-            now = time.monotonic()
-            if now - self._said >= _SAY_EVERY:
-                self._said = now
-                log.warning("the cache is of no help: %s", error)
+            self._say("the cache is of no help: %s", error)
             return None
+
+    def _say(self, message: str, *args: object) -> None:
+        """What the disk or the index does wrong, now and then: it does so for all that comes."""
+        now = time.monotonic()
+        if now - self._said >= _SAY_EVERY:
+            self._said = now
+            log.warning(message, *args)

@@ -126,7 +126,8 @@ class Download:
         self._flight.tell(error)
         if not isinstance(error, NotFound | Overloaded):
             self.metrics.fill_failures.labels(self.repository.registry).inc()
-            log.warning("%s@%s: %s", self.repository, self.digest, error)
+            if not isinstance(error, CacheFailed):  # which `Fills` says, once for all
+                log.warning("%s@%s: %s", self.repository, self.digest, error)
 
     async def _fetch(self) -> None:
         """Return once all bytes are there and right. Raises an `UpstreamError`, `NotFound` or `CacheFailed`."""

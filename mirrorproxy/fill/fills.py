@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from mirrorproxy.registry import Blob, Outcome, Result, Source
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.tasks import Tasks
 
+log = logging.getLogger(__name__)
+
+_SAY_EVERY = 60.0  # seconds
 _SINGLE_FOR = 600.0  # seconds
 _QUEUE_FACTOR = 16  # downloads of one upstream that may wait for each that may run: none has the whole queue
 _TO_COMMIT = 5.0  # seconds for the disk to take what is whole, at the end of the service
@@ -49,6 +53,7 @@ class Fills:
 
     def __init__(self, partials: Partials, space: Space, metrics: Metrics, terms: Terms) -> None:
         self.trouble: str | None = None  # why the last download was not kept, until one is
+        self._said = -_SAY_EVERY
         self._terms = terms
         self._partials = partials
         self._space = space
@@ -161,9 +166,16 @@ class Fills:
             if whole:
                 self.trouble = None
             elif isinstance(flight.error, CacheFailed):
-                self.trouble = flight.error.message
+                self._passes_through(flight, flight.error)
         if whole and stored is not None:
             await stored(flight.size or 0)
+
+    def _passes_through(self, flight: Flight, error: CacheFailed) -> None:
+        """The disk does not take it. Said once in a while: all that comes meets the same disk."""
+        self.trouble = error.message
+        if time.monotonic() - self._said >= _SAY_EVERY:
+            self._said = time.monotonic()
+            log.warning("downloads pass through and are not kept: %s@%s: %s", flight.repository, flight.digest, error)
 
     def _refused(self, registry: str) -> None:
         """It ignores ranges, or said 429 or 503 to one more connection: it gets one for each blob, for a while."""
