@@ -5,7 +5,16 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from mirrorproxy.errors import MirrorproxyError
-from mirrorproxy.setup import DEFAULT, Mirror, apply, mirror_url, plan_removal, plan_setup, warnings
+from mirrorproxy.setup import (
+    DEFAULT,
+    Mirror,
+    apply,
+    config_path_warnings,
+    mirror_url,
+    plan_removal,
+    plan_setup,
+    warnings,
+)
 
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,7 +75,10 @@ def run(args: argparse.Namespace) -> int:
             if not args.dry_run:
                 apply(change)
             print(f"would {change}" if args.dry_run else change)
-        for warning in warnings(args.directory, () if args.remove else registries):
+        told = list(warnings(args.directory, () if args.remove else registries))
+        if not args.remove:
+            told += config_path_warnings(args.directory, args.directory.parent / "config.toml")
+        for warning in told:
             print(f"warning: {warning}", file=sys.stderr)
     except (MirrorproxyError, OSError) as error:
         print(error, file=sys.stderr)

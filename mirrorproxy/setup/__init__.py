@@ -1,5 +1,6 @@
 """Pointing clients at mirrorproxy: what `mirrorproxy setup` writes on a machine, and how all of it is taken back."""
 
+from mirrorproxy.setup.config_path import warnings as config_path_warnings
 from mirrorproxy.setup.containerd import BACKUP, Change, Refused, apply, plan_removal, plan_setup, warnings
 from mirrorproxy.setup.hosts import DEFAULT, Mirror, folder_of, hosts_toml, is_ours, mirror_url
 
@@ -10,6 +11,7 @@ __all__ = [
     "Mirror",
     "Refused",
     "apply",
+    "config_path_warnings",
     "folder_of",
     "hosts_toml",
     "is_ours",

@@ -67,6 +67,12 @@ def test_checkov_has_nothing_to_say(rendered: list[Path]) -> None:
     tool("checkov", "--config-file", ROOT / "tests" / "k8s" / "checkov.yaml", *files)
 
 
+def test_yamllint_has_nothing_to_say() -> None:
+    """Of what is written by hand: the chart's templates are no YAML before they are rendered."""
+    written = [ROOT / "k8s", ROOT / "monitoring", *(ROOT / "charts" / "mirrorproxy").glob("*.yaml")]
+    assert tool("yamllint", "--strict", "-c", ROOT / "tests" / "k8s" / "yamllint.yaml", *written) == ""
+
+
 @serving
 def test_mirrorproxy_takes_its_configuration(overlay: str, tmp_path: Path) -> None:
     """As it is in the ConfigMap; its ports are the containers', its cache is on a volume, its end is awaited."""
