@@ -125,8 +125,8 @@ class Download:
                 self._left = await ingest.close()
         self._flight.tell(error)
         if not isinstance(error, NotFound | Overloaded):
-            self.metrics.fill_failures.labels(self.repository.registry).inc()
-            if not isinstance(error, CacheFailed):  # which `Fills` says, once for all
+            if not isinstance(error, CacheFailed):  # which `Fills` says, once for all; clients are passed through
+                self.metrics.fill_failures.labels(self.repository.registry).inc()
                 log.warning("%s@%s: %s", self.repository, self.digest, error)
 
     async def _fetch(self) -> None:
