@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve demo test soak check format bench docs manifests clean
+# For all platforms and all versions of Python that mirrorproxy runs on, with the sha256 of each file.
+LOCK = $(VENV)/tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command "make lock"
+
+.PHONY: help serve demo test soak check format bench docs manifests lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +62,11 @@ manifests: ## renew what k8s/ has of monitoring/
 	@{ printf '%s\n' '# Made from monitoring/rules.yaml by `make manifests`.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \
 	  'metadata:' '  name: mirrorproxy' '  labels:' '    app.kubernetes.io/name: mirrorproxy' 'spec:'; sed 's/^./  &/' monitoring/rules.yaml; } \
 	  >k8s/monitoring/prometheusrule.yaml
+
+lock: $(VENV)/.tools ## renew the locked dependencies of the container image
+	$(LOCK) --output-file requirements.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(LOCK) --output-file requirements-build.lock -
 
 clean: ## remove what was made here
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
