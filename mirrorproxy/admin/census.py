@@ -1,14 +1,14 @@
 """Who names what: counts over all cached content, whose memory does not grow with it.
 
 A temporary database that SQLite keeps in memory as long as it is small, and in a nameless file otherwise. It belongs to
-one thread at a time. Everything here blocks.
+one thread at a time. All but `new_census` blocks.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import NamedTuple, Self
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import NamedTuple
 
 from mirrorproxy.admin.anatomy import Piece
 from mirrorproxy.errors import CacheFailed
@@ -31,19 +31,15 @@ class Share(NamedTuple):
 
 
 class Census:
-    """Holders (images, repositories), the pieces that each names, and notes about them. Use it with `with`."""
+    """Holders (images, repositories), the pieces that each names, and notes about them. `close` it."""
 
     def __init__(self) -> None:
         with _failures():
             self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
             self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -16384; {_SCHEMA} BEGIN")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Throw it away."""
         self._database.close()
 
     def add(self, holder: str, pieces: Iterable[Piece]) -> bool:
@@ -119,6 +115,16 @@ class Census:
                 " WHERE note.id > ? ORDER BY note.id LIMIT ?",
                 (after, limit),
             ).fetchall()
+
+
+@asynccontextmanager
+async def new_census() -> AsyncIterator[Census]:
+    """A census for an async block. Raises `CacheFailed`."""
+    census = await asyncio.to_thread(Census)
+    try:
+        yield census
+    finally:
+        await asyncio.to_thread(census.close)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from itertools import groupby, islice
 from typing import Any, ClassVar
 
 from mirrorproxy.admin.anatomy import Anatomist, Anatomy, State
-from mirrorproxy.admin.census import Census
+from mirrorproxy.admin.census import Census, new_census
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import Event, Progress, Row
 from mirrorproxy.admin.references import written
@@ -63,7 +63,7 @@ async def ls(desk: Desk, pattern: str | None = None) -> AsyncGenerator[Event, No
     await desk.retention.write_uses()
     wanted = matcher(pattern)
     anatomist = Anatomist(desk.blobs.path)
-    with Census() as census:
+    async with new_census() as census:
         count = 0
         async for batch in looked_at(desk, anatomist):
             await asyncio.to_thread(_count, census, batch, wanted)

@@ -8,7 +8,7 @@ from itertools import groupby, islice
 from typing import ClassVar, Literal
 
 from mirrorproxy.admin.anatomy import Piece
-from mirrorproxy.admin.census import Census, Share
+from mirrorproxy.admin.census import Census, Share, new_census
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import Event, Progress, Row
 from mirrorproxy.names import Digest, Repository
@@ -36,7 +36,7 @@ class Usage(Row):
 
 async def du(desk: Desk) -> AsyncGenerator[Event, None]:
     """A row for each registry, and before it one for each of its repositories; then what is nobody's, and the total."""
-    with Census() as repositories, Census() as registries:
+    async with new_census() as repositories, new_census() as registries:
         count = 0
         belongings = _belongings(desk)
         while batch := await asyncio.to_thread(lambda: list(islice(belongings, _BATCH))):

@@ -1,6 +1,7 @@
 """The command line: one file a command, no logic of its own."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,10 +37,12 @@ def program() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the process's exit status: 0 well, 1 not, 2 wrong words, 78 wrong configuration (EX_CONFIG).
-
-    Those that see and steer a cache have more: see `steering`.
+    """Run a command; the process's exit status: 0 well, 1 not, 2 wrong words, 78 wrong configuration (EX_CONFIG), 130
+    interrupted. Those that see and steer a cache have more: see `steering`.
     """
-    parsed = program().parse_args(sys.argv[1:] if arguments is None else arguments)
-    status: int = parsed.run(parsed)
+    try:
+        parsed = program().parse_args(sys.argv[1:] if arguments is None else arguments)
+        status: int = parsed.run(parsed)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return status

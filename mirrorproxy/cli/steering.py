@@ -22,7 +22,7 @@ NOT_FOUND = 3
 """The exit code for "nothing cached is called so"."""
 
 _CODES = {"invalid": 2, "not-found": NOT_FOUND, "temporary": os.EX_TEMPFAIL, "refused": 1, "fault": os.EX_SOFTWARE}
-_PATIENCE = 5.0  # seconds for another command to leave the directory, or for a service to start in it
+_PATIENCE = 10.0  # seconds for another command to leave the directory, or for a service to start in it
 
 Take = Callable[[dict[str, Any]], None]
 
@@ -46,7 +46,7 @@ def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace, Se
     """Run `work` with the settings in effect, which says whether all is as it should be; the exit code.
 
     0 it is; 1 it is not, or was refused; 2 wrong words; 3 nothing cached is called so; 75 (EX_TEMPFAIL) not now, but
-    another time: the directory is in use, an upstream away; 78 (EX_CONFIG) wrong configuration; 130 interrupted.
+    another time: the directory is in use, an upstream away; 78 (EX_CONFIG) wrong configuration.
     """
     try:
         loaded = load(args.config, os.environ, Overrides(listen=(), cache_dir=args.cache_dir, upstreams=()))
@@ -59,8 +59,6 @@ def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace, Se
     except MirrorproxyError as error:
         _say(error.message)
         return os.EX_TEMPFAIL
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except BrokenPipeError:  # `| head` has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

@@ -33,7 +33,7 @@ async def _carry_out(
     async with AsyncExitStack() as parts:
         contents = Contents(settings, metrics)
         parts.push_async_callback(contents.aclose)
-        await contents.open(f"{COMMAND}{name}", writing=operation(name).changes)
+        await contents.open(f"{COMMAND}{name}", writing=operation(name).changes, patience=0)
         if contents.index.rebuild_needed:
             await contents.rebuild()
 

@@ -61,12 +61,13 @@ class Contents:
         )
         self.retention.dropped = self.shelf.forget
 
-    async def open(self, who: str, *, writing: bool = True) -> None:
+    async def open(self, who: str, *, writing: bool = True, patience: float = _COMMANDS_END) -> None:
         """Take the directory and open what is in it. `who` is said to others that want it too.
 
-        `writing`: `index.json` is kept as new as what is in here. Raises `CacheFailed`, `OSError`.
+        `writing`: `index.json` is kept as new as what is in here. `patience`: seconds that a command which has the
+        directory is waited for, which a service is not. Raises `CacheFailed`, `OSError`.
         """
-        owner = await self._own(who)
+        owner = await self._own(who, patience)
         self._parts.callback(owner.release)
         await asyncio.to_thread(self.blobs.prepare)
         self._parts.push_async_callback(self.index.aclose)
@@ -82,9 +83,8 @@ class Contents:
         await self.retention.open()
         self._parts.push_async_callback(self.retention.aclose)
 
-    async def _own(self, who: str) -> Owner:
-        """Take the directory; a command that has it is waited for, which a service is not."""
-        until = monotonic() + _COMMANDS_END
+    async def _own(self, who: str, patience: float) -> Owner:
+        until = monotonic() + patience
         while True:
             try:
                 return await asyncio.to_thread(Owner, self.directory, who)

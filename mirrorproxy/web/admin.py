@@ -31,7 +31,7 @@ from mirrorproxy.tasks import Tasks
 VERSION = "Mirrorproxy-Version"
 
 _ALIVE_EVERY = 10.0  # seconds; a command gives up after 60 without a byte
-_END = 1.0  # seconds for what is answered still; it is cancelled then
+_END = 0.1  # seconds for what is answered still; it is cancelled then, and the command is told
 _LARGEST = 64 << 10  # bytes of arguments
 
 
