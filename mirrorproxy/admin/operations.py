@@ -10,7 +10,9 @@ from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import End, Event, Failed
 from mirrorproxy.admin.explanation import why
 from mirrorproxy.admin.images import ls, names
+from mirrorproxy.admin.pinning import pin, pins, unpin
 from mirrorproxy.admin.refreshing import refresh
+from mirrorproxy.admin.removing import prune, rm
 from mirrorproxy.admin.usage import du
 from mirrorproxy.admin.verify import verify
 from mirrorproxy.errors import Invalid, MirrorproxyError
@@ -31,6 +33,11 @@ OPERATIONS: dict[str, Operation] = {
     "du": Operation(du),
     "why": Operation(why),
     "refresh": Operation(refresh, changes=True),
+    "rm": Operation(rm, changes=True),
+    "prune": Operation(prune, changes=True),
+    "pin": Operation(pin, changes=True),
+    "unpin": Operation(unpin, changes=True),
+    "pins": Operation(pins),
     "verify": Operation(verify, changes=True),
 }
 

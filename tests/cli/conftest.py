@@ -34,12 +34,24 @@ class Ran:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+@dataclass(frozen=True)
+class Stocked:
+    """Three images of which two share a layer; of the third one the layer `lacks` was not pulled."""
+
+    alpine: Image
+    one: Image
+    two: Image
+    base: bytes
+    lacks: Digest
+
+
 @dataclass
 class Cache:
     """A hub, a service, and commands on its cache."""
 
     hub: Hub
     proxy: Proxy
+    stocked: Stocked | None = None
 
     async def pull(self, name: str, tag: str, *, but: frozenset[Digest] = frozenset()) -> None:
         """Pull a tag of one manifest as a client does, without the blobs `but`. `name` has the registry."""
@@ -51,15 +63,15 @@ class Cache:
                 assert (await self.proxy.ask(f"/v2/{name}/blobs/{each['digest']}")).status == 200
         await self.proxy.idle()
 
-    async def start(self, *words: str) -> asyncio.subprocess.Process:
+    async def start(self, *words: str, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
         """Begin a command on the cache."""
         first, *rest = words
-        return await self._start(first, "--config", str(self.proxy.config), *rest)
+        return await self._start(first, "--config", str(self.proxy.config), *rest, stdin=stdin)
 
-    async def _start(self, *words: str) -> asyncio.subprocess.Process:
+    async def _start(self, *words: str, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "mirrorproxy", *words),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"NO_COLOR": "1"},
@@ -101,25 +113,19 @@ async def cache(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
         yield Cache(hub, proxy)
 
 
-@dataclass(frozen=True)
-class Stocked:
-    """Three images of which two share a layer; of the third one the layer `lacks` was not pulled."""
-
-    alpine: Image
-    one: Image
-    two: Image
-    base: bytes
-    lacks: Digest
-
-
 async def stock(cache: Cache) -> Stocked:
-    """Pull three images."""
-    base, lacks = os.urandom(200_000), os.urandom(50_000)
-    hub = cache.hub
-    alpine = hub.add_image("library/alpine", "3.20", base, config=b'{"os":"linux","architecture":"amd64"}')
-    one = hub.add_image("team/app", "1", base, os.urandom(100_000), config=b'{"os":"linux","architecture":"arm64"}')
-    two = hub.add_image("team/app", "2", lacks, config=b"{}")
+    """Pull three images, the same ones each time for a cache."""
+    if cache.stocked is None:
+        base, lacks = os.urandom(200_000), os.urandom(50_000)
+        hub = cache.hub
+        cache.stocked = Stocked(
+            hub.add_image("library/alpine", "3.20", base, config=b'{"os":"linux","architecture":"amd64"}'),
+            hub.add_image("team/app", "1", base, os.urandom(100_000), config=b'{"os":"linux","architecture":"arm64"}'),
+            hub.add_image("team/app", "2", lacks, config=b"{}"),
+            base,
+            Digest.of(lacks),
+        )
     await cache.pull("docker.io/library/alpine", "3.20")
     await cache.pull("ghcr.io/team/app", "1")
-    await cache.pull("ghcr.io/team/app", "2", but=frozenset({Digest.of(lacks)}))
-    return Stocked(alpine, one, two, base, Digest.of(lacks))
+    await cache.pull("ghcr.io/team/app", "2", but=frozenset({cache.stocked.lacks}))
+    return cache.stocked

@@ -5,24 +5,15 @@ import os
 import pytest
 
 from mirrorproxy.names import Digest
-from tests.cli.conftest import Cache, Stocked, stock
+from tests.cli.conftest import Cache, stock
 from tests.fakes.script import Quirk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-_stocked: list[Stocked] = []
-
-
-async def stocked(cache: Cache) -> Stocked:
-    """The images, pulled by the first test that wants them."""
-    if not _stocked:
-        _stocked.append(await stock(cache))
-    return _stocked[0]
-
 
 async def test_du_counts_each_piece_once_in_the_total(cache: Cache) -> None:
     """What two repositories of two registries share is both's, and once in the total, which is what the disk has."""
-    images = await stocked(cache)
+    images = await stock(cache)
     for running in (True, False):
         if not running:
             assert await cache.proxy.stop() == 0
@@ -45,7 +36,7 @@ async def test_du_counts_each_piece_once_in_the_total(cache: Cache) -> None:
 
 async def test_du_tells_what_is_nobodys(cache: Cache) -> None:
     """Content that no repository is known to have is a row of its own, and in the total."""
-    await stocked(cache)
+    await stock(cache)
     data = os.urandom(9000)
     path = cache.proxy.cache / "blobs" / "sha256" / Digest.of(data).hex
     path.write_bytes(data)
@@ -56,7 +47,7 @@ async def test_du_tells_what_is_nobodys(cache: Cache) -> None:
 
 async def test_why_tells_the_story_of_an_image(cache: Cache) -> None:
     """What is here, from which endpoint, how fresh, what a pull does, what would survive: with a service or without."""
-    images = await stocked(cache)
+    images = await stock(cache)
     endpoint = cache.hub.registry.origin.partition("://")[2]
     ran = await cache.run("why", "alpine:3.20", "--json")
     (row,) = ran.rows
@@ -76,7 +67,7 @@ async def test_why_tells_the_story_of_an_image(cache: Cache) -> None:
 
 async def test_what_a_pull_would_do_is_what_it_does(cache: Cache) -> None:
     """`hit` asks upstream nothing, `check` one HEAD."""
-    await stocked(cache)
+    await stock(cache)
     for name, repository, tag, asked in (
         ("alpine:3.20", "docker.io/library/alpine", "3.20", []),
         ("ghcr.io/team/app:1", "ghcr.io/team/app", "1", ["HEAD"]),
@@ -90,7 +81,7 @@ async def test_what_a_pull_would_do_is_what_it_does(cache: Cache) -> None:
 
 async def test_names_that_are_nearly_right(cache: Cache) -> None:
     """Exit 3 and what may have been meant: another tag, another repository, a slip of the shift key."""
-    await stocked(cache)
+    await stock(cache)
     for wrong, right in (
         ("ghcr.io/team/app:3", "ghcr.io/team/app:2"),
         ("ghcr.io/team/ap:1", "ghcr.io/team/app:1"),
@@ -121,7 +112,7 @@ async def test_hostile_names_are_named_and_harmless(cache: Cache, name: str) -> 
 
 async def test_refresh_asks_now_and_tells_what_changed(cache: Cache) -> None:
     """A fresh tag is asked about all the same; one that moved is told with what it was; its manifest is kept."""
-    images = await stocked(cache)
+    images = await stock(cache)
     cache.hub.log.clear()
     (row,) = (await cache.run("refresh", "alpine:3.20", "--json")).rows
     assert (row["changed"], row["before"], row["digest"]) == (False, *[images.alpine.manifest.digest] * 2)
@@ -143,7 +134,7 @@ async def test_refresh_asks_now_and_tells_what_changed(cache: Cache) -> None:
 
 async def test_refresh_of_what_upstream_does_not_have_or_does_not_tell(cache: Cache) -> None:
     """3 where it says no; 75 where it cannot be asked, and what is cached stays; 2 for a digest, 3 for no registry."""
-    images = await stocked(cache)
+    images = await stock(cache)
     assert (await cache.run("refresh", "ghcr.io/team/app:nope")).status == 3
     cache.hub.script.always("manifest", Quirk(status=503))
     ran = await cache.run("refresh", "ghcr.io/team/app:1")

@@ -1,0 +1,106 @@
+"""`rm` and `prune`: let go of images, or of what nobody used for long. What is pinned, read or being filled stays."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mirrorproxy.admin.desk import Desk
+from mirrorproxy.admin.events import Event, Progress, Refused, Row
+from mirrorproxy.admin.images import moment, name_of
+from mirrorproxy.admin.references import find
+from mirrorproxy.errors import Invalid
+from mirrorproxy.names import Digest, Tag
+from mirrorproxy.store.layout import Entry
+
+_SAID_EVERY = 100  # pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Removed(Row):
+    """An image that is not cached any more (a `dry_run`: would not be). `stays` says why its content did not go too:
+    other images name all of it.
+    """
+
+    kind: ClassVar[str] = "removed"
+    name: str
+    digest: str
+    stays: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Content(Row):
+    """A piece of content that went, or would go: bytes on the disk, and its last use."""
+
+    kind: ClassVar[str] = "content"
+    digest: str
+    size: int
+    last_used: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Freed(Row):
+    """The last row: how many pieces went, and the bytes on the disk that this freed."""
+
+    kind: ClassVar[str] = "freed"
+    objects: int
+    size: int
+    dry_run: bool
+
+
+async def rm(desk: Desk, references: list[str], *, dry_run: bool = False) -> AsyncGenerator[Event, None]:
+    """Remove images: their tags, and what no other cached image names. All of `references` are cached, or nothing goes.
+
+    Raises an `Invalid`; `ManifestUnknown`, with near matches; `Refused` for one that is pinned.
+    """
+    entries = list(dict.fromkeys([await find(desk, reference) for reference in references]))
+    await desk.retention.write_uses()
+    await _refuse_pinned(desk, entries)
+    yield Progress("looking at what other images need", 0)
+    tags = {(entry.repository, entry.reference) for entry in entries if isinstance(entry.reference, Tag)}
+    roots = {entry.descriptor.digest for entry in entries}
+    alone = await desk.retention.images.only_named_by(roots, without=tags)
+    if dry_run:
+        kept = desk.retention.pins.kept
+        used = await desk.index.used_of(alone - kept)
+        sizes = {digest: each.blocks for digest, each in used.items()}
+    else:
+        for entry in entries:
+            if isinstance(entry.reference, Tag):
+                await desk.index.forget_tag(entry.repository, entry.reference)
+        sizes = {each.digest: each.blocks for each in await desk.retention.remove(alone)}
+        for repository in {entry.repository for entry in entries}:
+            for digest in alone:
+                await desk.index.forget_fact(repository, digest)
+        desk.changed()
+    for entry in entries:
+        yield Removed(name_of(entry), entry.descriptor.digest, entry.descriptor.digest not in alone, dry_run)
+    yield Freed(len(sizes), sum(sizes.values()), dry_run)
+
+
+async def prune(
+    desk: Desk, unused_for: float | None = None, to: int | None = None, *, dry_run: bool = False
+) -> AsyncGenerator[Event, None]:
+    """Remove what was not used for `unused_for` seconds, and what was not used for longest until all takes no more than
+    `to` bytes: a row for each piece. Raises `Invalid` where neither is given.
+    """
+    if unused_for is None and to is None:
+        raise Invalid("say what is to go: what was --unused-for 7d, or the oldest --to 20GiB that stay")
+    objects = size = 0
+    async for gone in desk.retention.prune(unused_for, to, dry_run=dry_run):
+        objects += 1
+        size += gone.blocks
+        yield Content(gone.digest, gone.blocks, moment(gone.last))
+        if objects % _SAID_EVERY == 0:
+            yield Progress("removing", objects)
+    yield Freed(objects, size, dry_run)
+
+
+async def _refuse_pinned(desk: Desk, entries: list[Entry]) -> None:
+    await desk.retention.pins.look()
+    pinned = {(pin.repository, pin.reference) for pin in await desk.retention.pins.all()}
+    for entry in entries:
+        named: list[tuple[object, object]] = [(entry.repository, entry.reference)]
+        named.append((entry.repository, Digest(entry.descriptor.digest)))
+        if pinned.intersection(named):
+            raise Refused(f"{name_of(entry)} is pinned: `mirrorproxy unpin` it first, or take it out of `pins:`")

@@ -1,0 +1,189 @@
+"""`rm`, `prune`, `pin`, `unpin` and `pins`, beside the running service and without one."""
+
+import asyncio
+import os
+import pty
+
+import pytest
+
+from mirrorproxy.names import Digest
+from tests.cli.conftest import Cache, Stocked, stock
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def kept(cache: Cache, digest: Digest) -> bool:
+    """Is the content on the disk?"""
+    return (cache.proxy.cache / "blobs" / digest.algorithm / digest.hex).exists()
+
+
+async def listed(cache: Cache) -> list[str]:
+    """The names that `ls` has."""
+    return (await cache.run("ls", "--quiet")).out.split()
+
+
+async def on_terminal(cache: Cache, answer: str, *words: str) -> tuple[int, str]:
+    """Run a command whose standard input is a terminal, on which this is typed: its status, and what it said."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        process = await cache.start(*words, stdin=theirs)
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, (out + err).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def own(images: Stocked) -> list[Digest]:
+    """What of `team/app:1` no other image names."""
+    one = images.one
+    return [one.manifest.digest, one.config.digest, one.layers[1].digest]
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_rm_removes_what_no_other_image_needs(cache: Cache, running: bool) -> None:
+    """Not in a dry run; with --yes the rest still is a hit, and the next pull fetches no more than what went."""
+    images = await stock(cache)
+    if not running:
+        assert await cache.proxy.stop() == 0
+    dry = await cache.run("rm", "ghcr.io/team/app:1", "--dry-run", "--json")
+    assert dry.status == 0
+    assert all(kept(cache, digest) for digest in own(images))
+    ran = await cache.run("rm", "ghcr.io/team/app:1", "--yes", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    removed, freed = ran.rows
+    assert (removed["name"], removed["stays"]) == ("ghcr.io/team/app:1", False)
+    assert freed["objects"] == 3
+    assert freed["size"] >= images.one.layers[1].size
+    assert [{**row, "dry_run": False} for row in dry.rows] == ran.rows
+    assert not any(kept(cache, digest) for digest in own(images))
+    assert kept(cache, Digest.of(images.base))
+    assert await listed(cache) == ["docker.io/library/alpine:3.20", "ghcr.io/team/app:2"]
+    if not running:
+        await cache.proxy.start()
+    cache.hub.log.clear()
+    await cache.pull("docker.io/library/alpine", "3.20")
+    assert cache.hub.log == []
+    await cache.pull("ghcr.io/team/app", "1")
+    assert sorted(str(seen) for seen in cache.hub.seen("cdn")) == ["GET cdn 200"] * 2  # config and one layer
+
+
+async def test_nothing_goes_without_a_word(cache: Cache) -> None:
+    """Neither terminal nor --yes: 2, with what to add. On a terminal: what would go, and a question."""
+    images = await stock(cache)
+    ran = await cache.run("rm", "ghcr.io/team/app:1")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--yes" in ran.err
+    assert "--dry-run" in ran.err
+    for answer in ("n", "", "what?"):
+        status, said = await on_terminal(cache, answer, "rm", "ghcr.io/team/app:1")
+        assert (status, "would be removed: ghcr.io/team/app:1" in said, "nothing was removed" in said) == (
+            1,
+            True,
+            True,
+        )
+    assert (await cache.run("prune", "--to", "0")).status == 2
+    assert all(kept(cache, digest) for digest in own(images))
+    status, said = await on_terminal(cache, "y", "rm", "ghcr.io/team/app:1")
+    assert (status, "\nremoved: ghcr.io/team/app:1" in said) == (0, True)
+    assert not any(kept(cache, digest) for digest in own(images))
+
+
+async def test_all_or_nothing(cache: Cache) -> None:
+    """One that is not cached, or pinned, and none goes."""
+    images = await stock(cache)
+    ran = await cache.run("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:7", "--yes")
+    assert (ran.status, "did you mean ghcr.io/team/app:" in ran.err) == (3, True)
+    assert (await cache.run("pin", "ghcr.io/team/app:2")).status == 0
+    ran = await cache.run("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:2", "--yes")
+    assert (ran.status, "ghcr.io/team/app:2 is pinned" in ran.err) == (1, True)
+    assert all(kept(cache, digest) for digest in own(images))
+    assert (await cache.run("unpin", "ghcr.io/team/app:2")).status == 0
+    ran = await cache.run("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:2", "--yes", "--json")
+    assert [row["kind"] for row in ran.rows] == ["removed", "removed", "freed"]
+    assert await listed(cache) == ["docker.io/library/alpine:3.20"]
+
+
+async def test_another_name_of_the_same_image_keeps_it(cache: Cache) -> None:
+    """The tag goes, the content stays."""
+    images = await stock(cache)
+    cache.hub.tag("team/app", "same", images.one.manifest.digest)
+    await cache.pull("ghcr.io/team/app", "same")
+    (removed, freed) = (await cache.run("rm", "ghcr.io/team/app:same", "--yes", "--json")).rows
+    assert (removed["stays"], freed["objects"]) == (True, 0)
+    assert all(kept(cache, digest) for digest in own(images))
+    assert "ghcr.io/team/app:same" not in await listed(cache)
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_prune_spares_what_is_pinned(cache: Cache, running: bool) -> None:
+    """To nothing: all goes but the pinned image, complete; what was used lately is not "unused for a day"."""
+    images = await stock(cache)
+    assert (await cache.run("pin", "alpine:3.20")).status == 0
+    if not running:
+        assert await cache.proxy.stop() == 0
+    (nothing,) = (await cache.run("prune", "--unused-for", "1d", "--yes", "--json")).rows
+    assert (nothing["objects"], nothing["size"]) == (0, 0)
+    dry = await cache.run("prune", "--to", "0", "--dry-run", "--json")
+    assert all(kept(cache, digest) for digest in own(images))
+    ran = await cache.run("prune", "--to", "0", "--yes", "--json")
+    assert {row["digest"] for row in dry.rows[:-1]} == {row["digest"] for row in ran.rows[:-1]}
+    assert ran.rows[-1]["objects"] == len(ran.rows) - 1 >= len(own(images))
+    assert not any(kept(cache, digest) for digest in own(images))
+    alpine = images.alpine
+    assert all(kept(cache, each.digest) for each in (alpine.manifest, alpine.config, *alpine.layers))
+    if not running:
+        await cache.proxy.start()
+    assert (await cache.run("unpin", "alpine:3.20")).status == 0
+
+
+async def test_prune_wants_to_know_what(cache: Cache) -> None:
+    """2 for nothing to go by, and for what is no size or duration, with what is one."""
+    for words, said in (
+        ((), "--unused-for 7d"),
+        (("--to", "many"), "50GiB"),
+        (("--unused-for", "7 days"), "1h30m"),
+    ):
+        ran = await cache.run("prune", "--yes", *words)
+        assert (ran.status, said in ran.err) == (2, True), ran
+
+
+async def test_pins_are_listed_with_what_is_missing(cache: Cache) -> None:
+    """A pin of what is not cached is a promise for later: it is told what is missing, and what may have been meant."""
+    await stock(cache)
+    ran = await cache.run("pin", "ghcr.io/team/app:2", "--json")
+    (row,) = ran.rows
+    assert (row["name"], row["platform"], row["configured"]) == ("ghcr.io/team/app:2", None, False)
+    assert (row["complete"], len(row["missing"])) == (False, 1)
+    ran = await cache.run("pin", "ghcr.io/team/app:9", "--platform", "linux/arm64")
+    assert (ran.status, "did you mean ghcr.io/team/app:" in ran.err) == (0, True)
+    assert (await cache.run("pin", "alpine:3.20")).err == ""
+    rows = (await cache.run("pins", "--json")).rows
+    assert [(row["name"], row["platform"], row["complete"]) for row in rows] == [
+        ("docker.io/library/alpine:3.20", None, True),
+        ("ghcr.io/team/app:2", None, False),
+        ("ghcr.io/team/app:9", "linux/arm64", False),
+    ]
+    assert "lacks" in (await cache.run("pins")).out
+    ran = await cache.run("unpin", "ghcr.io/team/app:9")
+    assert (ran.status, "did you mean ghcr.io/team/app:9 linux/arm64" in ran.err) == (3, True)
+    assert (await cache.run("unpin", "ghcr.io/team/app:9", "--platform", "linux/arm64")).status == 0
+    for name in ("ghcr.io/team/app:2", "alpine:3.20"):
+        assert (await cache.run("unpin", name)).status == 0
+    assert (await cache.run("pins", "--json")).rows == []
+    ran = await cache.run("pin", "alpine", "--platform", "../x")
+    assert (ran.status, "not a platform" in ran.err) == (2, True)
+
+
+async def test_ls_while_images_go(cache: Cache) -> None:
+    """Commands at once beside one service: none fails."""
+    await stock(cache)
+    ran = await asyncio.gather(
+        cache.run("ls", "--json"),
+        cache.run("rm", "ghcr.io/team/app:1", "--yes"),
+        cache.run("prune", "--to", "0", "--yes"),
+        cache.run("du"),
+    )
+    assert [each.status in (0, 3) for each in ran] == [True] * 4
