@@ -136,14 +136,23 @@ def _why(path: Path, present: str | None) -> str:
 
 
 def _keep(path: Path) -> None:
-    """Keep what is there now, without a moment in which it is gone.
+    """Keep what is there now, without a moment in which it is gone. Nothing that was kept is ever written over.
 
     An edited file of ours is not what was there before us: it gets another name, and never comes back by itself.
     """
-    edited = is_edited(_read(path) or "")
-    kept = path.with_name(EDITED if edited else BACKUP)
-    kept.unlink(missing_ok=True)
+    if is_edited(_read(path) or ""):
+        kept = _numbered(path.with_name(EDITED))
+    else:
+        kept = path.with_name(BACKUP)
+        if kept.exists():  # somebody wrote a file of their own over ours: that one comes back
+            kept.rename(_numbered(kept))
     os.link(path, kept)
+
+
+def _numbered(path: Path) -> Path:
+    """`path` itself where nothing is there, else with the first number that is free."""
+    names = (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, 1000)))
+    return next(name for name in names if not name.exists())
 
 
 def _write(path: Path, text: str) -> None:

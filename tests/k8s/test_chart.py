@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mirrorproxy.config import load
+from tests.documents import snippets
 from tests.k8s.manifests import OVERLAYS, ROOT, VERSIONS, Object, objects, tool
 
 CHART = ROOT / "charts" / "mirrorproxy"
@@ -131,6 +133,23 @@ def test_every_value_arrives(tmp_path: Path) -> None:
         mount["mountPath"] for mount in central["template"]["spec"]["containers"][0]["volumeMounts"]
     ]
     assert found["Service", "mirrorproxy-central"]["spec"]["type"] == "LoadBalancer"
+
+
+def test_the_document_s_values(tmp_path: Path) -> None:
+    """They render, and mirrorproxy takes the settings in them."""
+    text = next(each.text for each in snippets("docs/kubernetes.md") if each.text.startswith("# values.yaml"))
+    found = {(each["kind"], each["metadata"]["name"]): each for each in rendered(yaml.safe_load(text))}
+    pod = found["DaemonSet", "mirrorproxy-node"]["spec"]["template"]["spec"]
+    (secret,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+    assert secret == {"secretName": "docker-hub", "defaultMode": 0o440}
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]  # whose the files then are
+    config = found["ConfigMap", "mirrorproxy-node"]["data"]["config.yaml"]
+    (tmp_path / "password").write_text("secret")
+    (tmp_path / "password").chmod(0o600)
+    (tmp_path / "config.yaml").write_text(config.replace("/run/secrets/hub", str(tmp_path)))
+    loaded = load(tmp_path / "config.yaml", {})
+    assert loaded.settings.upstreams.keys() == {"docker.io", "ghcr.io"}
+    assert loaded.warnings == []
 
 
 def test_without_setup() -> None:
