@@ -19,7 +19,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["servi
 
 def _mounts(service: str) -> dict[str, Path]:
     """The files of this checkout that a service gets, by their path in the container; none may be written to."""
-    found = {}
+    found: dict[str, Path] = {}
     for volume in SERVICES[service]["volumes"]:
         source, target, *flags = volume.split(":")
         if source.startswith("."):
