@@ -51,7 +51,13 @@ format: $(VENV)/.dev ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## mirrorproxy beside docker-registry and nginx, in one run
+# What mirrorproxy is compared with and does not come from Debian.
+$(VENV)/.peers: bench/peers.txt $(VENV)/.runtime
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/pip install --quiet --disable-pip-version-check --requirement bench/peers.txt
+	@touch $@
+
+bench: $(VENV)/.dev $(VENV)/.peers ## mirrorproxy beside docker-registry, drayage and nginx, in one run
 	tests/tools.sh
 	$(BIN)/python -m bench $(ARGS)
 

@@ -21,14 +21,14 @@ from pathlib import Path
 from bench import Failure, hostile, rows
 from bench.memory import Peaks
 from bench.origin import Origin
-from bench.peers import Server, require_tools, start, versions
-from bench.rows import ALL, DIRECT, GIB, LARGE, LAYERS, MEMORY, MIB, Row, Stage, Unable, make_warm
+from bench.peers import Certificate, Server, require_tools, start, versions
+from bench.rows import ALL, DIRECT, GIB, LARGE, LAYERS, MEMORY, MEMORY_TLS, MIB, Row, Stage, Unable, make_warm
 
 ROWS = (*rows.ROWS, *hostile.ROWS)
 BARS = (*rows.BARS, *hostile.BARS)
 COLUMNS = (*ALL, DIRECT)
-_SPACE = 12 * GIB
-"""Both caches keep about 2 GiB of three rounds, and mirrorproxy keeps 5 GiB free by default."""
+_SPACE = 20 * GIB
+"""The caches keep up to 5 GiB each of three rounds, and mirrorproxy keeps 5 GiB free by default."""
 
 Medians = dict[str, dict[str, float]]
 
@@ -68,10 +68,15 @@ def run(measured: list[Row], names: list[str], rounds: int, seconds: int, parent
             raise Failure(f"{folder} has {free / GIB:.1f} GiB free, {_SPACE / GIB:.0f} are needed (see --directory)")
         origin = stack.enter_context(contextlib.closing(Origin(LARGE)))
         stage = Stage(origin, origin.add("warm", LAYERS), seconds)
-        servers = [_start(stack, stage, name, folder / name) for name in names]
-        peaks = stack.enter_context(contextlib.closing(Peaks({server.name: server.pid for server in servers})))
+        certificate = Certificate(folder)
+        servers = [_start(stack, stage, name, folder / name, certificate) for name in names]
+        figures = {(MEMORY.key, server.name): server.pid for server in servers}
+        figures |= {(MEMORY_TLS.key, server.name): server.secure.pid for server in servers if server.secure}
+        peaks = stack.enter_context(contextlib.closing(Peaks(figures)))
         for server in servers:
             make_warm(stage, server)
+            if server.secure is not None:
+                make_warm(stage, server.secure)
         os.sync()
         direct = Server(DIRECT, origin.host, origin.port, os.getpid(), folder)
         for number in range(rounds):
@@ -80,25 +85,26 @@ def run(measured: list[Row], names: list[str], rounds: int, seconds: int, parent
                 for server in turn[number % len(turn) :] + turn[: number % len(turn)]:
                     if not (number and server.name in row.once):
                         _say(f"round {number + 1} of {rounds}: {row.name}, {server.name}")
-                        server.empty_logs()
+                        for one in (server, server.secure):
+                            if one is not None:
+                                one.empty_logs()
                         result.take(row, stage, server)
         peaks.close()
-        for name, peak in peaks.bytes.items():
-            result.samples[MEMORY.key][name].append(peak / MIB)
+        for (key, name), peak in peaks.bytes.items():
+            result.samples[key][name].append(peak / MIB)
     return result
 
 
-def _start(stack: contextlib.ExitStack, stage: Stage, name: str, folder: Path) -> Server:
+def _start(stack: contextlib.ExitStack, stage: Stage, name: str, folder: Path, certificate: Certificate) -> Server:
     _say(f"starting {name}")
-    folder.mkdir()
-    return stack.enter_context(start(name, folder, stage.origin, stage.image))
+    return stack.enter_context(start(name, folder, stage.origin, stage.image, certificate))
 
 
 def table(measured: list[Row], result: Result) -> str:
     """A line a figure: each server's median, and mirrorproxy's divided by each of the others'."""
     others, medians = COLUMNS[1:], result.medians()
     lines = [["", "", *COLUMNS, *(f"/ {other}" for other in others)]]
-    for figure in [figure for row in measured for figure in row.figures] + [MEMORY]:
+    for figure in [figure for row in measured for figure in row.figures] + [MEMORY, MEMORY_TLS]:
         values = medians.get(figure.key, {})
         words = result.unable.get(figure.key, {})
         cells = [words.get(name) or _number(values.get(name), figure.digits) for name in COLUMNS]
@@ -118,7 +124,7 @@ def bars(result: Result) -> tuple[list[str], bool]:
     for bar in BARS:
         value, unable = bar.value(medians), "mirrorproxy" in result.unable.get(bar.figure, {})
         sign = ">=" if bar.at_least else "<="
-        what = f"{bar.figure}{f' / {bar.against}' if bar.against else ''} {sign} {bar.bound:g}"
+        what = f"{bar.figure}{f' {bar.operator} {bar.against}' if bar.against else ''} {sign} {bar.bound:g}"
         if value is None and not unable:
             lines.append(f"{what}: not measured")
             continue
@@ -139,7 +145,7 @@ def _say(what: str) -> None:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="mirrorproxy beside docker-registry and nginx."
+        prog="python -m bench", description="mirrorproxy beside docker-registry, drayage and nginx."
     )
     names = [row.name for row in ROWS]
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default: %(default)s)")

@@ -4,11 +4,13 @@
 interpreter with the origin.
 """
 
+import contextlib
 import hashlib
 import json
 import mmap
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -33,11 +35,15 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Rush:
-    """What wrk counted: whole responses, bytes (those of unfinished responses too), seconds."""
+    """What wrk counted: whole responses, bytes (those of unfinished responses too), seconds.
+
+    99 % of the responses took `p99` seconds at most.
+    """
 
     requests: int
     sent: int
     seconds: float
+    p99: float
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,25 @@ def wrk(url: str, size: int, connections: int, seconds: int) -> Rush:
     report = json.loads(line)
     if wrong := {name: report[name] for name in ("status", "socket", "timeout") if report[name]}:
         raise Failure(f"wrk {url}: not every request was answered well: {wrong} of {report['requests']}")
-    if not report["requests"]:
-        raise Failure(f"wrk {url}: no whole response within {seconds} s")
+    if report["bytes"] < size:
+        raise Failure(f"wrk {url}: not even one response within {seconds} s")
     if report["bytes"] < report["requests"] * size:
         raise Failure(f"wrk {url}: {report['requests']} responses of {size} bytes cannot be {report['bytes']} bytes")
-    return Rush(report["requests"], report["bytes"], report["microseconds"] / 1e6)
+    return Rush(report["requests"], report["bytes"], report["microseconds"] / 1e6, report["p99"] / 1e6)
 
 
-def download(host: str, port: int, path: str, size: int, others: threading.Barrier | None = None) -> Transfer:
+def download(
+    host: str,
+    port: int,
+    path: str,
+    size: int,
+    others: threading.Barrier | None = None,
+    trust: ssl.SSLContext | None = None,
+) -> Transfer:
     """GET into memory that is there already, and hash it after the last byte: the client is never what limits.
 
-    Begins with the others, if given, and hashes when all of them are done. Raises Failure unless the answer is 200 with
-    exactly `size` bytes.
+    Begins with the others, if given, and hashes when all of them are done; over TLS where `trust` is given. Raises
+    Failure unless the answer is 200 with exactly `size` bytes.
     """
     memory = mmap.mmap(-1, _HEAD + size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
     with memory, memoryview(memory) as buffer:
@@ -84,10 +97,10 @@ def download(host: str, port: int, path: str, size: int, others: threading.Barri
             others.wait(_IDLE)
         began = time.perf_counter()
         try:
-            body, first_byte = _receive(host, port, path, size, buffer)
+            body, first_byte = _receive(host, port, path, size, buffer, trust)
             seconds = time.perf_counter() - began
         except OSError as error:
-            raise Failure(f"GET http://{host}:{port}{path}: {error}") from error
+            raise Failure(f"GET {path} from {host}:{port}: {error}") from error
         finally:
             if others:
                 others.wait()
@@ -108,11 +121,16 @@ def crowd(host: str, port: int, path: str, size: int, clients: int, patience: fl
     return [Transfer(**one) for one in json.loads(run.stdout)]
 
 
-def _receive(host: str, port: int, path: str, size: int, buffer: memoryview) -> tuple[int, float]:
+def _receive(
+    host: str, port: int, path: str, size: int, buffer: memoryview, trust: ssl.SSLContext | None
+) -> tuple[int, float]:
     """Fill the buffer with the head and the body; returns where the body begins, and when its first byte came."""
     request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAccept: {ACCEPT}\r\n\r\n".encode()
     got, body, first_byte = 0, 0, 0.0
-    with socket.create_connection((host, port), _IDLE) as connection:
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((host, port), _IDLE))
+        if trust is not None:
+            connection = stack.enter_context(trust.wrap_socket(connection, server_hostname=host))
         connection.sendall(request)
         while not body or got < body + size:
             count = connection.recv_into(buffer[got:])

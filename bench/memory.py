@@ -2,9 +2,13 @@
 
 import os
 import threading
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from bench import Failure
+
+K = TypeVar("K", bound=Hashable)
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _INTERVAL = 0.1
@@ -49,10 +53,10 @@ def processor_seconds(pid: int) -> float:
     return ticks / _TICK
 
 
-class Peaks:
+class Peaks(Generic[K]):
     """Samples every server's memory ten times a second until closed; `bytes` has the highest of each."""
 
-    def __init__(self, servers: dict[str, int]) -> None:
+    def __init__(self, servers: dict[K, int]) -> None:
         self.bytes = {name: pss(pid) for name, pid in servers.items()}
         self._servers = servers
         self._failure: Exception | None = None

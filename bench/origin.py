@@ -146,6 +146,12 @@ class Origin:
             now = self._served[blob.digest]
             return Served(now.gets, now.sent)
 
+    def wait_busy(self, requests: int, seconds: float) -> None:
+        """Return once so many requests are being answered. Raises Failure when that takes longer than `seconds`."""
+        with self._quiet:
+            if not self._quiet.wait_for(lambda: self._busy >= requests, seconds):
+                raise Failure(f"after {seconds:.0f} s the origin is not sending to {requests} requests at once")
+
     def wait_idle(self, seconds: float) -> None:
         """Return once no request is being answered (a cache may go on filling after its client has everything).
 
@@ -199,6 +205,7 @@ class Origin:
         with self._lock:
             self.requests += 1
             self._busy += 1
+            self._quiet.notify_all()
         try:
             if way.turn():
                 self._send_answer(connection, way, method, target, headers)

@@ -1,4 +1,7 @@
-"""The servers that are compared: each started in a folder of its own with its access log on, stopped at the end."""
+"""The servers that are compared: each started in a folder of its own with its access log on, stopped at the end.
+
+Those that can are started twice, the second time with TLS: in clear and over TLS they are measured by themselves.
+"""
 
 import contextlib
 import os
@@ -6,15 +9,18 @@ import platform
 import pwd
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import trustme
 import yaml
 
 from bench import Failure
@@ -22,24 +28,40 @@ from bench.origin import Image, Origin
 
 _READY = 20.0
 _STOP = 15.0
-_TOOLS = {"docker-registry": "docker-registry", "nginx": "nginx-light", "wrk": "wrk"}
-"""Programs that are needed beside mirrorproxy, and the Debian packages that have them."""
+_PEERS = Path(__file__).parent.parent / ".venv" / "peers" / "bin"
+"""Where `make bench` installs what bench/peers.txt names."""
+_TOOLS = {
+    "docker-registry": "apt-get install docker-registry",
+    "drayage": "make .venv/.peers",
+    "nginx": "apt-get install nginx-light",
+    "wrk": "apt-get install wrk",
+}
+"""Programs that are needed beside mirrorproxy, and how to have them."""
+
+
+SECURE = ("mirrorproxy", "docker-registry", "nginx")
+"""Who is measured over TLS too."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """What answers on a port: `pid` is the root of its processes, `folder` has all that it keeps and logs."""
+    """What answers on a port: `pid` is the root of its processes, `folder` has all that it keeps and logs.
+
+    `secure` is the same program with TLS, where it was started; there, `trust` is what to connect with.
+    """
 
     name: str
     host: str
     port: int
     pid: int
     folder: Path
+    trust: ssl.SSLContext | None = None
+    secure: "Server | None" = None
 
     @property
     def url(self) -> str:
         """Without a slash at the end."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'http' if self.trust is None else 'https'}://{self.host}:{self.port}"
 
     def empty_logs(self) -> None:
         """Forget what was logged: at 10 MB/s (nginx), writing it back to disk would be in the next one's figure."""
@@ -48,10 +70,9 @@ class Server:
 
 
 def require_tools() -> None:
-    """Raises Failure, naming the packages, if a peer or the load generator is not installed."""
+    """Raises Failure, saying how to install it, if a peer or the load generator is not installed."""
     if missing := [tool for tool in _TOOLS if not shutil.which(tool, path=_path())]:
-        packages = " ".join(_TOOLS[tool] for tool in missing)
-        raise Failure(f"not installed: {', '.join(missing)} (apt-get install {packages})")
+        raise Failure(f"not installed: {', '.join(missing)} ({'; '.join(_TOOLS[tool] for tool in missing)})")
 
 
 def versions() -> str:
@@ -66,58 +87,99 @@ def versions() -> str:
         f"mirrorproxy {version('mirrorproxy')}",
         f"aiohttp {version('aiohttp')}",
         f"docker-registry {registry}",
+        _output("drayage", "--version"),
         f"nginx {nginx}",
         f"wrk {wrk}",
     ]
     return ", ".join(parts)
 
 
-def start(name: str, folder: Path, origin: Origin, image: Image) -> contextlib.AbstractContextManager[Server]:
-    """The server of that name, ready within the context. Raises Failure if it does not start."""
-    match name:
-        case "mirrorproxy":
-            return mirrorproxy(folder, origin)
-        case "docker-registry":
-            return docker_registry(folder, origin)
-        case "nginx":
-            return nginx(folder, image)
-    raise Failure(f"there is no server {name!r}")
-
-
 @contextlib.contextmanager
-def mirrorproxy(folder: Path, origin: Origin) -> Iterator[Server]:
+def start(name: str, folder: Path, origin: Origin, image: Image, certificate: "Certificate") -> Iterator[Server]:
+    """The server of that name, ready within the context, and the same with TLS. Raises Failure if it does not start."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(place: Path, tls: Certificate | None) -> Server:
+            place.mkdir()
+            match name:
+                case "mirrorproxy":
+                    running = mirrorproxy(place, origin, tls)
+                case "docker-registry":
+                    running = docker_registry(place, origin, tls)
+                case "nginx":
+                    running = nginx(place, image, tls)
+                case "drayage":
+                    running = drayage(place, origin)
+                case _:
+                    raise Failure(f"there is no server {name!r}")
+            return stack.enter_context(running)
+
+        server = begin(folder, None)
+        if name in SECURE:
+            secure = begin(folder / "secure", certificate)
+            server = replace(server, secure=replace(secure, name=name))
+        yield server
+
+
+class Certificate:
+    """One for 127.0.0.1 that all servers show, as files in `folder`, and `trust` in who issued it."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA(key_type=trustme.KeyType.RSA)
+        issued = authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.RSA)
+        self.cert, self.key = folder / "tls.crt", folder / "tls.key"
+        issued.private_key_pem.write_to_path(self.key)
+        for pem in issued.cert_chain_pems:
+            pem.write_to_path(self.cert, append=True)
+        self.trust = ssl.create_default_context()
+        authority.configure_trust(self.trust)
+
+
+def mirrorproxy(folder: Path, origin: Origin, tls: Certificate | None) -> contextlib.AbstractContextManager[Server]:
     """The project itself with its default configuration, apart from where it listens, keeps and asks."""
     port = _free_port()
-    config = {
+    config: dict[str, Any] = {
         "server": {"listen": [f"127.0.0.1:{port}"]},
         "cache": {"directory": str(folder / "cache")},
         "upstreams": {"docker.io": {"endpoints": [origin.url], "default": True}},
     }
+    if tls is not None:
+        config["server"]["tls"] = {"cert": str(tls.cert), "key": str(tls.key)}
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "mirrorproxy", "serve", "--config", str(file)]
-    with _running("mirrorproxy", command, folder, port, "/readyz") as server:
-        yield server
+    return _running("mirrorproxy", command, folder, port, "/readyz", tls)
 
 
-@contextlib.contextmanager
-def docker_registry(folder: Path, origin: Origin) -> Iterator[Server]:
+def docker_registry(folder: Path, origin: Origin, tls: Certificate | None) -> contextlib.AbstractContextManager[Server]:
     """CNCF distribution as Debian packages it, as a pull-through cache; its access log is on unless turned off."""
     port = _free_port()
-    config = {
+    config: dict[str, Any] = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(folder / "cache")}, "cache": {"blobdescriptor": "inmemory"}},
         "http": {"addr": f"127.0.0.1:{port}"},
         "proxy": {"remoteurl": origin.url},
     }
+    if tls is not None:
+        config["http"]["tls"] = {"certificate": str(tls.cert), "key": str(tls.key)}
     file = folder / "config.yml"
     file.write_text(yaml.safe_dump(config))
-    with _running("docker-registry", ["docker-registry", "serve", str(file)], folder, port, "/v2/") as server:
-        yield server
+    return _running("docker-registry", ["docker-registry", "serve", str(file)], folder, port, "/v2/", tls)
 
 
-@contextlib.contextmanager
-def nginx(folder: Path, image: Image) -> Iterator[Server]:
+def drayage(folder: Path, origin: Origin) -> contextlib.AbstractContextManager[Server]:
+    """A cache written in Rust, with its default configuration; it has no access log, and no TLS by itself."""
+    port = _free_port()
+    cache = folder / "cache"
+    cache.mkdir()
+    file = folder / "config.toml"
+    file.write_text(
+        f'listen = "127.0.0.1:{port}"\ncache_dir = "{cache}"\n[upstreams.docker_io]\nregistry = "{origin.url}"\n'
+    )
+    return _running("drayage", ["drayage", "serve", "--config", str(file)], folder, port, "/readyz", None)
+
+
+def nginx(folder: Path, image: Image, tls: Certificate | None) -> contextlib.AbstractContextManager[Server]:
     """The image as files under the registry's paths, served by nginx with bench/nginx.conf."""
     port = _free_port()
     files: dict[str, Iterable[bytes | memoryview]] = {
@@ -131,22 +193,25 @@ def nginx(folder: Path, image: Image) -> Iterator[Server]:
             out.writelines(pieces)
     config = Path(__file__).with_name("nginx.conf").read_text()
     values = {"@USER@": pwd.getpwuid(os.getuid()).pw_name, "@FOLDER@": str(folder), "@PORT@": str(port)}
+    values["@SSL@"] = "" if tls is None else " ssl"
+    values["@CERTIFICATE@"] = "" if tls is None else f"ssl_certificate {tls.cert}; ssl_certificate_key {tls.key};"
     for name, value in values.items():
         config = config.replace(name, value)
     file = folder / "nginx.conf"
     file.write_text(config)
-    with _running("nginx", ["nginx", "-p", str(folder), "-c", str(file)], folder, port, image.by_tag) as server:
-        yield server
+    return _running("nginx", ["nginx", "-p", str(folder), "-c", str(file)], folder, port, image.by_tag, tls)
 
 
 @contextlib.contextmanager
-def _running(name: str, command: list[str], folder: Path, port: int, ready: str) -> Iterator[Server]:
+def _running(
+    name: str, command: list[str], folder: Path, port: int, ready: str, tls: "Certificate | None"
+) -> Iterator[Server]:
     """The process, from its first 200 on `ready` until it has ended. Raises Failure if it does not get there."""
     log = folder / "output.log"
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=_environment())
     try:
-        server = Server(name, "127.0.0.1", port, process.pid, folder)
+        server = Server(name, "127.0.0.1", port, process.pid, folder, None if tls is None else tls.trust)
         _wait_ready(server, ready, process, log)
         yield server
         if process.poll() is not None:
@@ -162,7 +227,10 @@ def _running(name: str, command: list[str], folder: Path, port: int, ready: str)
 
 def _wait_ready(server: Server, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _READY
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if server.trust is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=server.trust))
+    opener = urllib.request.build_opener(*handlers)
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Failure(f"{server.name} did not start, it ended with {process.returncode}:\n{_tail(log)}")
@@ -181,7 +249,8 @@ def _environment() -> dict[str, str]:
 
 
 def _path() -> str:
-    return os.environ.get("PATH", os.defpath) + ":/usr/sbin"  # where Debian has nginx, and where no plain user looks
+    """With where `make bench` installs peers, and where Debian has nginx, at which no plain user looks."""
+    return f"{_PEERS}:{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 
 def _free_port() -> int:
