@@ -43,7 +43,7 @@ class Patience:
         else:
             self._denials = 0
             if left <= 0:
-                raise TimedOut(f"no new byte in {self._budget:.0f} s; last: {error}") from error
+                raise TimedOut(f"no new byte of it in {self._budget:.0f} s; last: {error}") from error
             asked = error.retry_after or 0.0
         backoff = random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.1 * 2.0 ** min(self._failures, 10))  # noqa: S311  # jitter, no secret
         return min(left, max(backoff, asked))
