@@ -198,6 +198,10 @@ class Registry(Protocol):
 class Origin(Registry, Protocol):
     """A registry that is asked over the network: its blobs come as transfers."""
 
+    def expect(self, blobs: int) -> None:
+        """So many blobs will be asked for in a moment: what takes time, and asks for none yet, may begin now."""
+        ...
+
     async def blob(self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None) -> Transfer:
         """See `Registry.blob`."""
         ...

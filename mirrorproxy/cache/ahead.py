@@ -26,11 +26,20 @@ class Mode(StrEnum):
 
 
 class Ahead:
-    """Calls `begin` with what a client will want soon, in the order in which it will."""
+    """Calls `begin` with what a client will want soon, in the order in which it will; `expect` when a client asked for
+    the config of an image that was not here before, and so for its first layer in a moment.
+    """
 
-    def __init__(self, mode: Mode, begin: Callable[[Repository, Iterable[Descriptor]], None]) -> None:
+    def __init__(
+        self,
+        mode: Mode,
+        begin: Callable[[Repository, Iterable[Descriptor]], None],
+        expect: Callable[[Repository, Digest], None],
+    ) -> None:
         self._mode = mode
         self._begin = begin
+        self._expect = expect
+        self._configs: Recent[tuple[Repository, Digest], Digest] = Recent(_IMAGES)
         self._layers: Recent[tuple[Repository, Digest], tuple[Descriptor, ...]] = Recent(_IMAGES)
         self._images: Recent[tuple[Repository, Digest], Digest] = Recent(_IMAGES * 16)
 
@@ -47,17 +56,25 @@ class Ahead:
         if self._mode is Mode.ALL:
             return
         image = manifest.descriptor.digest
+        if now:
+            self._configs.put((repository, now[0].digest), image)
         self._layers.put((repository, image), contents.layers)
         for layer in contents.layers:
             self._images.put((repository, layer.digest), image)
 
     def asked(self, repository: Repository, digest: Digest) -> None:
         """A client wants this blob. The first layer of an image counts, once for each time its manifest was served."""
+        if (image := self._configs.drop((repository, digest))) is not None:
+            self._expect(repository, image)
         image = self._images.get((repository, digest))
         if image is None or (layers := self._layers.drop((repository, image))) is None:
             return
         position = next(number for number, layer in enumerate(layers) if layer.digest == digest)
         self._begin(repository, _held(layers[position + 1 :]))
+
+    def to_come(self, repository: Repository, image: Digest) -> list[Descriptor]:
+        """The layers of an image as long as no client has asked for one of them."""
+        return _held(self._layers.get((repository, image)) or ())
 
 
 def _held(layers: Iterable[Descriptor]) -> list[Descriptor]:

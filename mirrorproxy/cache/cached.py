@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _KEPT = Outcome(Result.MISS, stored=True)
 _NOT_KEPT = Outcome(Result.BYPASS)
+_A_MOMENT = 0.02  # seconds in which a client that does not wait for the config asks for layers too
 _LEAVE_ALONE = (
     10.0  # seconds that a failing upstream is not asked about a tag again: one time-out a while, not one a pull
 )
@@ -66,7 +67,7 @@ class Cached:
         self._failed: Recent[tuple[object, ...], float] = Recent(4096)
         self._heard: Recent[tuple[Repository, Tag], tuple[Descriptor, TagRecord]] = Recent(4096)
 
-        self._ahead = Ahead(rules.prefetch, self._fetch_ahead)
+        self._ahead = Ahead(rules.prefetch, self._fetch_ahead, self._expect_layers)
         self._tasks = Tasks()
 
     async def aclose(self) -> None:
@@ -265,6 +266,19 @@ class Cached:
                     self._fills.fetch_ahead(self._bringing, repository, each.digest, each.size, stored)
 
         self._tasks.start(begin(), name=f"read ahead in {repository}")
+
+    def _expect_layers(self, repository: Repository, image: Digest) -> None:
+        """Have connections made for the layers of an image, while its client is still busy with the config."""
+
+        async def expect() -> None:
+            await asyncio.sleep(_A_MOMENT)
+            count = 0
+            for each in self._ahead.to_come(repository, image):
+                count += not await self._shelf.has(each.digest)
+            if count > 1:
+                self._source.expect(count - 1)  # and the connection that the config came over
+
+        self._tasks.start(expect(), name=f"expect layers of {repository}")
 
     # Listings.
 

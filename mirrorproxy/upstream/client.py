@@ -141,6 +141,10 @@ class Upstream:
             report=report,
         )
 
+    def expect(self, blobs: int) -> None:
+        """See `Origin`."""
+        self._endpoint.dial(blobs)
+
     async def tags(self, repository: Repository, query: str = "") -> Listing:
         """See `Registry`."""
         body, headers = await self._document(Kind.TAGS, repository, "/tags/list", query, accept=_JSON)

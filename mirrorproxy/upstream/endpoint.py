@@ -40,6 +40,7 @@ class Endpoint:
         self._authorizer = authorizer
         self._metrics = metrics
         self._targets: dict[URL, URL] = {}
+        self._storage: URL | None = None  # where the last redirect of a blob led to: its origin
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}>"
@@ -72,6 +73,11 @@ class Endpoint:
             places.callback(self._transport.places[bulk].release)
             answer = await self._answer(method, repository, URL(url, encoded=True), headers, kind, bulk=bulk)
             return answer.holding(places.pop_all())
+
+    def dial(self, count: int) -> None:
+        """Make connections ahead, to the registry and to where it keeps its blobs."""
+        for url in {URL(self._base, encoded=True).origin(), self._storage or URL(self._base, encoded=True).origin()}:
+            self._transport.dial(url, count)
 
     async def _place(self, *, bulk: bool) -> None:
         """Wait for one of the places of the transport: a download for as long as it takes, since there are only so many
@@ -107,6 +113,7 @@ class Endpoint:
             self._targets.pop(url, None)
         answer, led_to = await self._authorized(method, repository, url, headers, kind)
         if bulk and not answer.home and answer.status in (200, 206):
+            self._storage = led_to.origin()
             self._targets[url] = led_to
             if len(self._targets) > _TARGETS:
                 del self._targets[next(iter(self._targets))]

@@ -52,6 +52,11 @@ class Failover:
         kind = _PART if start or end is not None else Kind.BLOB
         return await self._ask(kind, lambda upstream: upstream.blob(repository, digest, start, end))
 
+    def expect(self, blobs: int) -> None:
+        """See `Origin`: connections to the endpoint that is asked first."""
+        first = next((upstream for upstream in self._upstreams if upstream.health.up), self._upstreams[0])
+        first.expect(blobs)
+
     async def tags(self, repository: Repository, query: str = "") -> Listing:
         """See `Registry`."""
         return await self._ask(Kind.TAGS, lambda upstream: upstream.tags(repository, query))

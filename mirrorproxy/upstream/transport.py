@@ -5,10 +5,12 @@ and second tries are decided above.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from mirrorproxy import __version__
 from mirrorproxy.config import UpstreamSettings
 from mirrorproxy.errors import BadAnswer, TimedOut, Unreachable, UpstreamError
 from mirrorproxy.metrics import Metrics
+from mirrorproxy.tasks import Tasks
 from mirrorproxy.upstream.proxies import Proxies
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ _MAX_HEADER = 64 << 10  # bytes of a line: signed redirect URLs and tokens pass 
 _READ_AHEAD = 256 << 10  # bytes a response may buffer before its connection is paused
 _KEEP_ALIVE = 45.0  # seconds: less than the 60 to 75 that load balancers and nginx keep an idle connection
 _DNS_TTL = 30
+_FAR = 0.05  # seconds of round trip from which on connections are worth making ahead
+_MOST_AHEAD = 16  # connections
 _HEADERS = {"User-Agent": f"mirrorproxy/{__version__}", "Accept-Encoding": "identity"}
 
 
@@ -51,6 +56,37 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self.places = {bulk: asyncio.Semaphore(settings.max_connections) for bulk in (False, True)}
         self._closed = False
+        self._took: deque[float] = deque(maxlen=8)  # seconds that the last exchanges took
+        self._tasks = Tasks()
+
+    def dial(self, url: URL, count: int) -> None:
+        """Have `count` idle connections to the host of `url`, or so many as may be, where it is far away.
+
+        Each saves the request that uses it one round trip, two or three with TLS. Nothing is sent over them; so there
+        are none through a proxy, which would have to be asked for each.
+        """
+        count = min(count, _MOST_AHEAD, self._settings.max_connections)
+        is_far = bool(self._took) and min(self._took) >= _FAR
+        if self._session is not None and is_far and self._proxies.of(url) is None:
+            self._tasks.start(self._dial(self._session, url, count), name=f"dial {host_of(url)} ahead")
+
+    async def _dial(self, session: aiohttp.ClientSession, url: URL, count: int) -> None:
+        connector = session.connector
+        assert connector is not None
+        begun = asyncio.Event()
+
+        async def one() -> None:
+            request = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop())
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):  # a request will meet it, and tell
+                connection = await connector.connect(request, [], session.timeout)
+                await begun.wait()  # what is idle already is held until all have begun: else each would get that one
+                connection.release()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(one())
+            await asyncio.sleep(0)
+            begun.set()
 
     async def exchange(
         self,
@@ -86,7 +122,8 @@ class Transport:
         try:
             response = await send(trace_request_ctx=connection)
             code = str(response.status)
-            self._metrics.round_trip.labels(self._registry, kind).observe(asyncio.get_running_loop().time() - began)
+            self._took.append(asyncio.get_running_loop().time() - began)
+            self._metrics.round_trip.labels(self._registry, kind).observe(self._took[-1])
             return response
         except _Broken as broken:
             raise (_StaleConnection() if connection.reused else broken.error) from None
@@ -127,6 +164,7 @@ class Transport:
     async def aclose(self) -> None:
         """Close all connections."""
         self._closed = True
+        await self._tasks.aclose()
         async with self._opening:
             session, self._session = self._session, None
         if session is not None:

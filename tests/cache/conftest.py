@@ -33,6 +33,11 @@ class MemoryOrigin(MemoryRegistry):
 
     def __init__(self) -> None:
         super().__init__(blobs_are="stream")
+        self.expected: list[int] = []
+
+    def expect(self, blobs: int) -> None:
+        """As `Origin.expect`."""
+        self.expected.append(blobs)
 
     async def blob(self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None) -> Transfer:
         """As `Origin.blob`."""

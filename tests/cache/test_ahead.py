@@ -108,3 +108,43 @@ async def test_layers_that_no_registry_holds_are_left_alone(world: World) -> Non
     """Foreign layers come from elsewhere."""
     image(world, layer_type="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
     assert await pull(world, Mode.ALL) == [CONFIG]
+
+
+async def quiet(cached: Cached) -> None:
+    """Wait until nothing is begun any more."""
+    await cached._tasks.ended()
+
+
+async def test_a_config_of_a_new_image_tells_of_layers_to_come(world: World) -> None:
+    """That they will be asked for, all that are not here, one of them over the connection of the config; once."""
+    image(world)
+    async with aclosing(await world.cached.blob(ALPINE, Digest.of(LAYERS[2]))):
+        pass
+    await world.fills.drain(5)
+    cached = world.again(prefetch=Mode.AUTO)
+    await cached.manifest(ALPINE, LATEST)
+    assert world.origin.expected == [], "not before the client comes to the config"
+    for _ in range(2):
+        async with aclosing(await cached.blob(ALPINE, Digest.of(CONFIG))):
+            await quiet(cached)
+    assert world.origin.expected == [len(LAYERS) - 2]
+    again = world.again(prefetch=Mode.AUTO)
+    await again.manifest(ALPINE, LATEST)
+    async with aclosing(await again.blob(ALPINE, Digest.of(CONFIG))):
+        await quiet(again)
+    assert world.origin.expected == [len(LAYERS) - 2], "the image is not new any more"
+
+
+@pytest.mark.parametrize("mode", [Mode.ALL, Mode.OFF])
+async def test_nothing_is_to_come_of_what_is_not_waited_for(world: World, mode: Mode) -> None:
+    """Where layers are fetched with the manifest, or when they are asked for."""
+    image(world)
+    await pull(world, mode, CONFIG)
+    assert world.origin.expected == []
+
+
+async def test_a_client_that_asks_for_all_at_once_needs_no_word_before(world: World) -> None:
+    """The connections are being made already."""
+    image(world)
+    await pull(world, Mode.AUTO, CONFIG, LAYERS[0])
+    assert world.origin.expected == []

@@ -218,3 +218,39 @@ async def test_a_far_upstream(serve: Serve, hub: Hub) -> None:
                 took = await pull(proxy.address, place.repository, made)
     assert took <= 0.75 * direct
     assert sorted(seen.method for seen in plain.log) == ["GET"] * 14
+
+
+async def test_connections_are_made_ahead(hub: Hub, serve: Serve) -> None:
+    """While a client waits for the config of an image that is far away, to be there when it asks for layers: one for
+    each, over which nothing is asked. The layers then take one round trip, and no connection more.
+    """
+    async with Hub(auth="none", redirects=False) as plain:
+        async with Relay(plain.registry.host, plain.registry.port, Line(DELAY)) as relay:
+            async with serve(prefetch="auto", endpoints=[relay.url]) as proxy:
+                place = at(plain, proxy)
+                made = image(place, 6, 1000)
+                async with connect(proxy.address) as wire:
+                    await wire.ask(place.path("manifests", "1"), headers={"Accept": made.manifest.media_type})
+                    assert (await wire.ask(place.path("blobs", made.config.digest))).status == 200
+                    await until(lambda: len(relay.carried) == 6)
+                    assert [seen.kind for seen in plain.log] == ["manifest", "blob"]
+                    await asyncio.sleep(2 * DELAY)
+                    began = asyncio.get_running_loop().time()
+                    assert (await wire.ask(place.path("blobs", made.layers[0].digest))).status == 200
+                    await until(lambda: all(place.kept(layer.digest).exists() for layer in made.layers))
+                    assert asyncio.get_running_loop().time() - began < 3.5 * DELAY
+                assert len(relay.carried) == 6
+                assert plain.count() == 8
+
+
+async def test_no_connections_are_made_ahead_to_what_is_near(hub: Hub, serve: Serve) -> None:
+    """They take no time there."""
+    async with Hub(auth="none", redirects=False) as plain:
+        async with Relay(plain.registry.host, plain.registry.port) as relay:
+            async with serve(prefetch="auto", endpoints=[relay.url]) as proxy:
+                place = at(plain, proxy)
+                made = image(place, 6, 1000)
+                await place.get("manifests", "1")
+                await place.get("blobs", made.config.digest)
+                await asyncio.sleep(0.1)
+                assert len(relay.carried) <= 2
