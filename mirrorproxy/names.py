@@ -130,3 +130,20 @@ class Descriptor:
     digest: Digest
     size: int
     platform: str | None = field(default=None, compare=False)
+
+
+def image(text: str) -> tuple[Repository, Reference]:
+    """An image as people write it: `nginx`, `ghcr.io/team/app:1`, `quay.io/a/b@sha256:...`. Raises an `Invalid`.
+
+    As docker reads it: a first part with a dot or a port in it, or `localhost`, is a registry; without one it is Docker
+    Hub's; without a tag or digest it is `latest`.
+    """
+    name, at, digest = text.partition("@")
+    above, slash, last = name.rpartition("/")
+    last, colon, tag = last.partition(":")
+    name = above + slash + last
+    first, slash, rest = name.partition("/")
+    is_registry = slash and ("." in first or ":" in first or first == "localhost")
+    registry, name = (first, rest) if is_registry else (DOCKER_HUB, name)
+    found: Reference = Digest(digest) if at else Tag(tag if colon else "latest")
+    return repository(registry_name(registry), name), found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mirrorproxy.errors import DigestInvalid, Invalid, NameInvalid, TagInvalid
-from mirrorproxy.names import DOCKER_HUB, Digest, Repository, Tag, reference, registry_name, repository
+from mirrorproxy.names import DOCKER_HUB, Digest, Repository, Tag, image, reference, registry_name, repository
 
 HEX = "0123456789abcdef" * 4
 
@@ -297,3 +297,29 @@ def test_long_nonsense_is_refused_at_once(parse: Callable[[str], object], text: 
         parse(text)
     assert time.process_time() - began < 0.5
     assert all(len(str(value)) <= 160 for value in (caught.value.detail or {}).values())
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("nginx", "docker.io/library/nginx latest"),
+        ("nginx:1.27", "docker.io/library/nginx 1.27"),
+        ("team/app", "docker.io/team/app latest"),
+        ("index.docker.io/nginx", "docker.io/library/nginx latest"),
+        ("GHCR.io/team/app:1", "ghcr.io/team/app 1"),
+        ("localhost/app", "localhost/app latest"),
+        ("localhost:5000/a/b:c", "localhost:5000/a/b c"),
+        (f"quay.io/a/b@sha256:{'0' * 64}", f"quay.io/a/b sha256:{'0' * 64}"),
+        (f"quay.io/a/b:tag@sha256:{'0' * 64}", f"quay.io/a/b sha256:{'0' * 64}"),
+    ],
+)
+def test_images_are_read_as_docker_reads_them(text: str, full: str) -> None:
+    """What is left out is Docker Hub, library/ and latest; a digest says more than the tag before it."""
+    assert " ".join(map(str, image(text))) == full
+
+
+@pytest.mark.parametrize("text", ["", ":", "a:", "A", "a b", "ghcr.io/", "a@b", "a:b:c", "/a", "a/../b"])
+def test_what_is_no_image_is_refused(text: str) -> None:
+    """Whatever is wrong with it."""
+    with pytest.raises(Invalid):
+        image(text)

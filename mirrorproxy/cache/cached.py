@@ -81,6 +81,8 @@ class Cached:
         """See `Registry.resolve`. By digest, the word of a manifest that names it is enough."""
         if isinstance(reference, Tag):
             resolved, _ = await self._resolve_tag(repository, reference, fresh=fresh, body=False)
+            if resolved.outcome.stored:
+                self._shelf.asked(resolved.descriptor.digest)
             return resolved
         fact = await self._shelf.fact(repository, reference)
         if fact is not None and fact.media_type in MEDIA_TYPES:

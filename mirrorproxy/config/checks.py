@@ -24,6 +24,8 @@ def check_together(tree: Tree, settings: Settings) -> Settings:
         _check_budget(tree, settings, name, upstream)
         _warn_of_long_timeouts(tree, name, upstream)
         _check_connections(tree, name, upstream)
+    _check_watermarks(tree, settings)
+    _check_pins(tree, settings)
     return _with_default(tree, _with_fewer_connections(tree, settings))
 
 
@@ -33,6 +35,25 @@ def _check_own_ports(tree: Tree, settings: Settings) -> None:
     for position, address in enumerate(settings.server.metrics_listen):
         if address in settings.server.listen and (address.path or address.port) and not tree.is_wrong(key):
             tree.problem((*key, position), f"{address} is in server.listen too; give the metrics a port of their own")
+
+
+def _check_watermarks(tree: Tree, settings: Settings) -> None:
+    """Eviction ends below where it begins, or it would never end."""
+    high, low = settings.cache.high_watermark, settings.cache.low_watermark
+    wrong = any(tree.is_wrong(("cache", f"{which}_watermark")) for which in ("high", "low"))
+    if low.percent >= high.percent and not wrong:
+        which = "low" if tree.get(("cache", "low_watermark")) is not None else "high"
+        tree.problem(
+            ("cache", f"{which}_watermark"), f"the low one, {low}, must be less than the high one, {high}; change one"
+        )
+
+
+def _check_pins(tree: Tree, settings: Settings) -> None:
+    """What no upstream serves can never be complete."""
+    for position, pin in enumerate(settings.pins):
+        registry = pin.image.partition("/")[0]
+        if registry not in settings.upstreams:
+            tree.warning(("pins", position), f"{registry} is not one of the upstreams, so this image is never fetched")
 
 
 def _check_exposure(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:

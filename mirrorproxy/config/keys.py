@@ -54,7 +54,7 @@ def keys_in(section: Pattern) -> list[str]:
 
 def takes_list(pattern: Pattern) -> bool:
     """Whether the setting is a list."""
-    return get_origin(KEYS[pattern]) is tuple
+    return get_origin(KEYS.get(pattern)) is tuple
 
 
 def homes_of(name: str) -> list[str]:

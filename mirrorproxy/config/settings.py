@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
 from mirrorproxy.config.addresses import ListenAddress
 from mirrorproxy.config.values import (
+    A_NAME_WILL_DO,
     AT_LEAST_ONE,
     DOCKER_CONFIG,
     NO_REPEATS,
@@ -20,10 +21,13 @@ from mirrorproxy.config.values import (
     Duration,
     Endpoint,
     FilePath,
+    ImageName,
+    ImagePattern,
     Linger,
     Listen,
     MinRate,
     ParallelFrom,
+    PlatformName,
     PositiveDuration,
     Proxy,
     Realm,
@@ -34,12 +38,13 @@ from mirrorproxy.config.values import (
     Space,
     UserName,
     VariableName,
+    Watermark,
     Written,
     YesNo,
     choice,
     whole_number,
 )
-from mirrorproxy.units import Size
+from mirrorproxy.units import Share, Size
 
 _MINUTE = 60.0
 _DAY = 86_400.0
@@ -87,6 +92,12 @@ class CacheSettings(_Frozen):
     """What the cache may fill."""
     min_free: Space = Size(5 * 2**30)
     """What it leaves free on its file system."""
+    high_watermark: Watermark = Share(98)
+    """When so much of what it may take is taken, content goes, in the background."""
+    low_watermark: Watermark = Share(95)
+    """Until no more than this is taken. Less than `high_watermark`. Room for a download is made at once besides, where
+    there is none.
+    """
     verify: Annotated[Literal["off", "on-read"], choice("off", "on-read")] = "off"
     """`on-read`: hash a blob each time that its file is opened, before the first byte is served; what stays open (512
     files) is not hashed again. What is wrong is a miss. See [storage](storage.md#what-can-go-wrong-with-the-disk).
@@ -242,6 +253,34 @@ class PartialSettings(_Frozen):
     """How many of them are kept; the oldest go first."""
 
 
+class RetentionRule(_Frozen):
+    """Which tags go before there is want of room."""
+
+    match: ImagePattern
+    """Which images: names with the registry, `*` for anything but a slash and `**` for anything; without a tag, all of
+    these repositories. The first rule that fits decides.
+    """
+    unused_for: PositiveDuration | None = None
+    """What was not pulled for so long goes, but for those that `keep` keeps."""
+    keep: Annotated[int, whole_number(1, 100_000)] | None = None
+    """So many tags of each repository stay, those that came last. Without `unused_for` the others go at once."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "RetentionRule":
+        if self.unused_for is None and self.keep is None:
+            raise ValueError("says nothing; add unused_for: 30d, or keep: 10")
+        return self
+
+
+class PinnedImage(_Frozen):
+    """An image that stays, for one platform."""
+
+    image: ImageName
+    """Which, with registry and tag or digest: `docker.io/library/nginx:1.27`."""
+    platform: PlatformName | None = None
+    """The only one that has to stay, of an image for several: `linux/arm64`."""
+
+
 class ScrubSettings(_Frozen):
     """The check of all that is kept, in the background."""
 
@@ -275,6 +314,14 @@ class Settings(_Frozen):
     """
     fills: FillSettings = FillSettings()
     partials: PartialSettings = PartialSettings()
+    retention: tuple[RetentionRule, ...] = ()
+    """What goes for its age: a list of rules. `MIRRORPROXY__RETENTION` takes it as JSON. See
+    [storage](storage.md#what-stays-and-what-goes).
+    """
+    pins: Annotated[tuple[Annotated[PinnedImage, A_NAME_WILL_DO], ...], ONE_OR_MANY, NO_REPEATS] = ()
+    """Images that never go, with all that they need: a list of names, or of `{image: NAME, platform: linux/arm64}`.
+    `MIRRORPROXY__PINS` takes names with commas between, or JSON.
+    """
     scrub: ScrubSettings = ScrubSettings()
     log: LogSettings = LogSettings()
 

@@ -13,7 +13,9 @@ from mirrorproxy.config.tree import NOT_PRINTABLE, UNPRINTABLE, Tree, Value, is_
 PREFIX = "MIRRORPROXY__"
 
 VARIABLES: dict[str, Pattern] = {
-    PREFIX + "__".join(pattern).upper(): pattern for pattern in KEYS if "*" not in pattern and pattern not in SECTIONS
+    PREFIX + "__".join(pattern).upper(): pattern
+    for pattern in KEYS
+    if "*" not in pattern and not takes_list(pattern[:-1]) and (pattern not in SECTIONS or takes_list(pattern))
 }
 """The environment variables that are read. Registries have dots, which no shell exports: upstreams are one value."""
 
@@ -94,7 +96,7 @@ def _read_variable(tree: Tree, pattern: Pattern, text: str, place: Place) -> Val
         return _read_json(tree, pattern, text, place)
     if takes_list(pattern):
         # `[::1]:5000` begins like JSON, and is none.
-        return _read_json(tree, pattern, text, place) if text.startswith('["') else _split(text)
+        return _read_json(tree, pattern, text, place) if text.startswith(('["', "[{")) else _split(text)
     return text
 
 

@@ -14,6 +14,9 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainVali
 
 from mirrorproxy.config.addresses import ListenAddress, parse_endpoint, parse_proxy, parse_realm
 from mirrorproxy.config.problems import did_you_mean, shown
+from mirrorproxy.errors import Invalid
+from mirrorproxy.manifests import PLATFORM
+from mirrorproxy.names import image
 from mirrorproxy.units import (
     Share,
     Size,
@@ -21,6 +24,7 @@ from mirrorproxy.units import (
     format_rate,
     parse_duration,
     parse_rate,
+    parse_share,
     parse_size,
     parse_space,
 )
@@ -29,6 +33,7 @@ MASK = "**********"
 """What stands for a secret wherever one would be printed."""
 
 _PATTERN = re.compile(r"[a-z0-9*][a-z0-9*._/-]*")
+_IMAGE_PATTERN = re.compile(r"[a-z0-9*\[][a-z0-9*._:/\[\]-]*(?::[A-Za-z0-9_*.-]+)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _LINGER = re.compile(r"(\{ ?)?linger(?: ?: ?| )([^ {}]+)(?(1) ?\})")  # as YAML has it, with and without braces
@@ -170,6 +175,37 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _image_pattern(text: str) -> str:
+    if not _IMAGE_PATTERN.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a pattern of images; write ghcr.io/team/*, ghcr.io/team/app:pr-* or **")
+    return text
+
+
+def _image_name(text: str) -> str:
+    try:
+        repository, found = image(text)
+    except Invalid as error:
+        raise ValueError(f"{shown(text)} is not the name of an image; write docker.io/library/nginx:1.27") from error
+    return f"{repository}{'@' if ':' in found else ':'}{found}"
+
+
+def _platform(text: str) -> str:
+    if not PLATFORM.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a platform; write linux/amd64 or linux/arm64/v8")
+    return text
+
+
+def _watermark(value: object) -> Share:
+    share = value if isinstance(value, Share) else parse_share(_word(value))
+    if not share.percent:
+        raise ValueError("is nothing; nothing could stay")
+    return share
+
+
+def _named(value: object) -> object:
+    return {"image": value} if isinstance(value, str) else value
+
+
 def _user_name(text: str) -> str:
     if ":" in text:
         raise ValueError("may not have a colon in it (RFC 7617)")
@@ -247,6 +283,7 @@ def choice(*words: str) -> PlainValidator:
 
 ONE_OR_MANY = BeforeValidator(_one_or_many)
 AT_LEAST_ONE = AfterValidator(_at_least_one)
+A_NAME_WILL_DO = BeforeValidator(_named)
 NO_REPEATS = AfterValidator(_without_repeats)
 DOCKER_CONFIG = _text(_docker_config)
 
@@ -267,6 +304,18 @@ Realm = Annotated[
     str, _text(parse_realm), Written("host or origin", ("auth.example.com", "https://auth.example.com:8443"))
 ]
 RepositoryPattern = Annotated[str, _text(_pattern), Written("pattern", ("library/alpine", "team/*", "**"))]
+ImagePattern = Annotated[
+    str, _text(_image_pattern), Written("pattern of images", ("ghcr.io/team/*", "ghcr.io/team/app:pr-*", "**"))
+]
+ImageName = Annotated[
+    str,
+    _text(_image_name),
+    Written("image", ("docker.io/library/nginx:1.27", "quay.io/team/app"), "with a tag or a digest, else `latest`"),
+]
+PlatformName = Annotated[str, _text(_platform), Written("platform", ("linux/amd64", "linux/arm64/v8"))]
+Watermark = Annotated[
+    Share, PlainValidator(_watermark), PlainSerializer(str), Written("share", ("98%",), "of what the cache may take")
+]
 UserName = Annotated[str, _text(_user_name), _WORD]
 VariableName = Annotated[str, _text(_variable), _WORD]
 Secret = Annotated[SecretStr, _text(_secret, SecretStr), PlainSerializer(lambda _: MASK), _WORD]

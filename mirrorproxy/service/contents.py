@@ -12,14 +12,15 @@ from mirrorproxy.cache import Shelf
 from mirrorproxy.config import Settings
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.metrics import Metrics
-from mirrorproxy.names import Digest
-from mirrorproxy.retention import Retention
+from mirrorproxy.names import Digest, image
+from mirrorproxy.retention import Bounds, Retention, Rule
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.layout import LayoutWriter, rebuild
 from mirrorproxy.store.ledger import Ledger
 from mirrorproxy.store.owner import InUse, Owner
+from mirrorproxy.store.records import Pin
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class Contents:
 
     def use(self, settings: Settings) -> None:
         """Keep to these settings from now on."""
+        self.retention.bounds = _bounds(settings)
+        self.retention.pins.configured = tuple(Pin(*image(each.image), each.platform) for each in settings.pins)
         parts = self.retention.parts
         parts.keep, parts.most = settings.partials.keep, settings.partials.max_count
         self.blobs.verify = settings.cache.verify == "on-read"
@@ -136,3 +139,9 @@ class Contents:
     def _corrupt(self, digest: Digest, size: int) -> None:
         self.changed()
         self.retention.corrupt(digest, size)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    cache = settings.cache
+    rules = tuple(Rule(each.match, each.unused_for, each.keep) for each in settings.retention)
+    return Bounds(cache.high_watermark.percent / 100, cache.low_watermark.percent / 100, rules)

@@ -201,6 +201,7 @@ class Service:
             yield "index: it cannot be opened; what is cached is not found"
         if self._fills.trouble is not None:
             yield f"cache: downloads pass through and are not kept: {self._fills.trouble}"
+        yield from map(str, self._retention.pins.missing)
         if self._contents.index.rebuild_needed:
             yield "index: being rebuilt from the disk"
         yield from self._stacks.troubles()

@@ -153,7 +153,10 @@ upstreams:
                 "1: cache.min_free: '5G' is not a size; write a number of bytes or 50GiB, 500MB, 80%",
             ),
             ("cache: {Max-Size: 5GB}", "1: cache.Max-Size: unknown key; did you mean max_size?"),
-            ("cache: [1]", "1: cache: must be a mapping of directory, max_size, min_free, verify"),
+            (
+                "cache: [1]",
+                "1: cache: must be a mapping of directory, max_size, min_free, high_watermark, low_watermark, verify",
+            ),
             ("upstreams: [ghcr.io]", "1: upstreams: must be a mapping of registries, as in `ghcr.io: {}`"),
             (
                 "upstreams: {}",

@@ -34,6 +34,7 @@ class TestEnvironment:
                 *("SERVER__LISTEN", "SERVER__TLS__CERT", "SERVER__TLS__KEY", "SERVER__WORKERS", "SERVER__GRACE"),
                 "SERVER__METRICS_LISTEN",
                 *("SERVER__WRITE_TIMEOUT", "CACHE__DIRECTORY", "CACHE__MAX_SIZE", "CACHE__MIN_FREE", "CACHE__VERIFY"),
+                *("CACHE__HIGH_WATERMARK", "CACHE__LOW_WATERMARK", "RETENTION", "PINS"),
                 *("UPSTREAMS", "FILLS__BUDGET", "FILLS__MAX_ACTIVE", "FILLS__MAX_WAITING", "FILLS__MAX_READERS"),
                 *("FILLS__ABANDONED", "PARTIALS__KEEP", "PARTIALS__MAX_COUNT"),
                 *("SCRUB__EVERY", "SCRUB__RATE"),
