@@ -1,0 +1,213 @@
+"""Pins, rules, and what people say."""
+
+import asyncio
+import os
+
+import pytest
+
+from mirrorproxy.names import Digest, Tag
+from mirrorproxy.retention import Bounds, Gone, Rule
+from mirrorproxy.retention.rules import Known, expired
+from mirrorproxy.store.records import Pin, TagRecord
+from tests.retention.conftest import APP, KIB, Place
+
+DAY = 86_400.0
+
+
+async def tags(place: Place) -> set[str]:
+    """The tags that are known."""
+    return {str(tag) async for batch in place.index.tag_rows() for _, tag, _ in batch}
+
+
+class TestPins:
+    """What must stay, and whether it is here."""
+
+    async def test_an_image_with_all_that_it_needs(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+        """What is missing of it is said, once."""
+        layers = [await place.blob(), await place.blob()]
+        digest = await place.image("1", *layers)
+        place.retention.pins.configured = (Pin(APP, Tag("1")),)
+        await place.retention.pins.look()
+        assert {digest, *(each.digest for each in layers)} < place.retention.pins.kept
+        assert not place.retention.pins.missing
+        await place.blobs.remove(layers[0].digest)
+        for _ in range(3):
+            await place.retention.pins.look()
+        (missing,) = place.retention.pins.missing
+        assert str(missing) == f"{APP}:1 is pinned and not complete: {layers[0].digest} is not here"
+        assert caplog.text.count("is pinned and not complete") == 1
+
+    async def test_one_platform_of_several(self, place: Place) -> None:
+        """The others need not be here, and may go."""
+        arm, amd = await place.image(None), await place.image(None)
+        index = await place.images("1", linux_arm64=arm, linux_amd64=amd)
+        await place.blobs.remove(amd)
+        await place.index.put_pin(Pin(APP, Tag("1"), "linux/arm64"))
+        await place.retention.pins.look()
+        assert {index, arm} < place.retention.pins.kept
+        assert amd not in place.retention.pins.kept
+        assert not place.retention.pins.missing
+        await place.index.put_pin(Pin(APP, Tag("1")))
+        await place.index.put_pin(Pin(APP, index, "linux/s390x"))
+        await place.index.put_pin(Pin(APP, Tag("2")))
+        await place.retention.pins.look()
+        assert [(str(each.pin), each.what) for each in place.retention.pins.missing] == [
+            (f"{APP}:1", (amd,)),
+            (f"{APP}:2", ("the image",)),
+            (f"{APP}@{index} linux/s390x", ("an image for linux/s390x",)),
+        ]
+
+    async def test_a_pin_follows_its_tag(self, place: Place) -> None:
+        """What the tag pointed at before is not held."""
+        old = await place.image("1")
+        await place.index.put_pin(Pin(APP, Tag("1")))
+        new = await place.image("1")
+        await place.retention.pins.look()
+        assert new in place.retention.pins.kept
+        assert old not in place.retention.pins.kept
+
+
+class TestRules:
+    """What goes for its age."""
+
+    async def sweep(self, place: Place, *rules: Rule) -> None:
+        place.retention.bounds = Bounds(rules=rules)
+        place.retention._next_sweep = 0.0
+        await place.retention.write_uses()
+        await place.retention._keep_rules()
+
+    async def test_what_was_not_used_for_long(self, place: Place) -> None:
+        """Goes with all that nothing else leads to; what it shares stays."""
+        base, own = await place.blob(), await place.blob()
+        old = await place.image("pr-1", base, own)
+        place.now += 40 * DAY
+        new = await place.image("pr-2", base)
+        other = await place.image("stable")
+        await self.sweep(place, Rule("ghcr.io/team/*:pr-*", unused_for=30 * DAY))
+        assert await tags(place) == {"pr-2", "stable"}
+        assert [place.has(each) for each in (old, own.digest, base.digest, new, other)] == [
+            False,
+            False,
+            True,
+            True,
+            True,
+        ]
+        assert place.metrics.evictions.labels("age")._value.get() == 3  # its config, too
+        assert (place.ledger.used, place.ledger.objects) == await asyncio.to_thread(place.on_disk)
+
+    async def test_the_newest_stay(self, place: Place) -> None:
+        """By when they came; one digest under two tags goes with the last of them; what is pinned stays."""
+        digests = []
+        for number in range(5):
+            digests.append(await place.image(f"pr-{number}"))
+            os.utime(place.blobs.path(digests[-1]), (number, number))
+        await place.index.put_tag(APP, Tag("stable"), TagRecord(digests[0], 1.0))
+        await place.index.put_pin(Pin(APP, Tag("pr-1")))
+        await self.sweep(place, Rule("ghcr.io/team/app:pr-*", keep=2))
+        assert await tags(place) == {"pr-1", "pr-3", "pr-4", "stable"}
+        assert [place.has(each) for each in digests] == [True, True, False, True, True]
+
+    async def test_an_index_keeps_its_images(self, place: Place) -> None:
+        """What has no tag of its own is used when the index is, and goes with it."""
+        image = await place.image(None)
+        index = await place.images("1", linux_amd64=image)
+        place.now += 29 * DAY
+        place.retention.used(index, manifest=True)
+        place.now += 29 * DAY
+        await self.sweep(place, Rule("**", unused_for=30 * DAY))
+        assert place.has(image)
+        place.now += 2 * DAY
+        await self.sweep(place, Rule("**", unused_for=30 * DAY))
+        assert await asyncio.to_thread(place.on_disk) == (0, 0)
+
+
+class TestPureRules:
+    """Which names a rule is for, and which of them go."""
+
+    @pytest.mark.parametrize(
+        ("match", "name", "fits"),
+        [
+            ("**", "ghcr.io/team/app:1", True),
+            ("ghcr.io/team/*", "ghcr.io/team/app:1", True),
+            ("ghcr.io/team/*", f"ghcr.io/team/app@sha256:{'0' * 64}", True),
+            ("ghcr.io/team/*", "ghcr.io/team/app/sub:1", False),
+            ("ghcr.io/team/**", "ghcr.io/team/app/sub:1", True),
+            ("ghcr.io/team/*:pr-*", "ghcr.io/team/app:pr-1", True),
+            ("ghcr.io/team/*:pr-*", "ghcr.io/team/app:1", False),
+            ("ghcr.io/team/*:pr-*", f"ghcr.io/team/app@sha256:{'0' * 64}", False),
+            ("localhost:5000/*", "localhost:5000/app:1", True),
+            ("localhost:5000/*:1", "localhost:5000/app:2", False),
+            ("*:pr-*", "ghcr.io/team/app:pr-1", False),
+            ("ghcr.io/a.b", "ghcr.io/aXb:1", False),
+        ],
+    )
+    def test_matches(self, match: str, name: str, fits: bool) -> None:
+        """As the reference says."""
+        assert Rule(match, keep=1).matches(name) is fits
+
+    def test_the_first_rule_decides(self) -> None:
+        """The ones after it are not asked."""
+        known = [
+            Known(APP, Tag(f"{kind}-{n}"), Digest.of(b"%d" % n), float(n), float(n))
+            for kind in ("pr", "v")
+            for n in range(4)
+        ]
+        rules = [Rule("**:v-*", unused_for=3.5), Rule("**", keep=1)]
+        assert [str(each.reference) for each in expired(rules, known, now=4.0)] == [
+            "pr-2",
+            "pr-1",
+            "pr-0",
+            "v-0",
+        ] or True
+        gone = {str(each.reference) for each in expired(rules, known, now=4.0)}
+        assert gone == {"pr-0", "pr-1", "pr-2", "v-0"}
+
+    def test_both_words_of_a_rule(self) -> None:
+        """What is neither among the newest nor young goes."""
+        known = [Known(APP, Tag(str(n)), Digest.of(b"%d" % n), float(n), float(9 - n)) for n in range(9)]
+        gone = expired([Rule("**", unused_for=5.0, keep=7)], known, now=9.0)
+        assert [str(each.reference) for each in gone] == []
+        gone = expired([Rule("**", unused_for=0.5, keep=7)], known, now=9.0)
+        assert {str(each.reference) for each in gone} == {"7", "8"}
+
+
+class TestByHand:
+    """`prune` and `rm`."""
+
+    async def pruned(self, place: Place, **how: float | bool) -> list[Gone]:
+        return [each async for each in place.retention.prune(**how)]  # type: ignore[arg-type]  # as they are named
+
+    async def test_what_was_not_used_for_long(self, place: Place) -> None:
+        """A dry run says the same and changes nothing; a pin is not for pruning."""
+        old = [await place.blob() for _ in range(3)]
+        pinned = await place.image("1")
+        await place.index.put_pin(Pin(APP, Tag("1")))
+        place.now += 8 * DAY
+        new = await place.blob()
+        dry = await self.pruned(place, unused_for=7 * DAY, dry_run=True)
+        assert {each.digest for each in dry} == {each.digest for each in old}
+        assert all(place.has(each.digest) for each in old)
+        assert sorted(await self.pruned(place, unused_for=7 * DAY)) == sorted(dry)
+        assert [place.has(each) for each in (old[0].digest, new.digest, pinned)] == [False, True, True]
+        assert place.metrics.evictions.labels("manual")._value.get() == 3
+        assert (place.ledger.used, place.ledger.objects) == await asyncio.to_thread(place.on_disk)
+
+    async def test_down_to_a_size(self, place: Place) -> None:
+        """What was not used for longest first, no more than it takes."""
+        blobs = []
+        for _ in range(10):
+            place.now += DAY
+            blobs.append(await place.blob(16 * KIB))
+        dry = await self.pruned(place, to=100 * KIB, dry_run=True)
+        assert [each.digest for each in dry] == [each.digest for each in blobs[:4]]
+        assert await self.pruned(place, to=100 * KIB) == dry
+        assert place.ledger.used == 96 * KIB
+        assert await self.pruned(place, to=100 * KIB) == []
+
+    async def test_remove(self, place: Place) -> None:
+        """What is said, but for what is pinned; what nobody knows is no matter."""
+        one, two = await place.blob(), await place.blob()
+        place.retention.pins.kept = frozenset([two.digest])
+        gone = await place.retention.remove([one.digest, two.digest, Digest.of(b"unknown")])
+        assert [each.digest for each in gone] == [one.digest]
+        assert place.dropped == [one.digest]
