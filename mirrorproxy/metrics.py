@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
+from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
@@ -23,6 +24,12 @@ _CODES = ("0", "200", "206", "304", "401", "403", "404", "429", "500", "502", "5
 
 LIMITS = ("requests", "readers", "fills", "connections")
 """What there may be so many of at a time: `Overloaded.limit`."""
+_KNOWN_CODES = frozenset(status.value for status in HTTPStatus)
+
+
+def code_label(status: int) -> str:
+    """The label of what an upstream answered: it may send any number, and each would be a series of its own."""
+    return str(status) if status in _KNOWN_CODES else "other"
 
 
 class Metrics:

@@ -21,7 +21,7 @@ from yarl import URL
 from mirrorproxy import __version__
 from mirrorproxy.config import UpstreamSettings
 from mirrorproxy.errors import BadAnswer, TimedOut, Unreachable, UpstreamError
-from mirrorproxy.metrics import Metrics
+from mirrorproxy.metrics import Metrics, code_label
 from mirrorproxy.tasks import Tasks
 from mirrorproxy.upstream.proxies import Proxies
 
@@ -121,7 +121,7 @@ class Transport:
         began = asyncio.get_running_loop().time()
         try:
             response = await send(trace_request_ctx=connection)
-            code = str(response.status)
+            code = code_label(response.status)
             self._took.append(asyncio.get_running_loop().time() - began)
             self._metrics.round_trip.labels(self._registry, kind).observe(self._took[-1])
             return response
