@@ -109,7 +109,7 @@ async def test_openmetrics_is_openmetrics(place: Place) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.3"
     answer = await place.proxy.ask("/metrics", headers={"Accept": accept})
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = {family.name: family for family in parse_openmetrics(answer.body.decode())}
+    families = {family.name: family for family in parse_openmetrics(answer.body.decode())}  # type: ignore[no-untyped-call]
     assert families["mirrorproxy_cache_requests"].type == "counter"
     assert families["mirrorproxy_http_request_duration_seconds"].type == "histogram"
     assert families["process_resident_memory_bytes"].samples[0].value > 1e6
