@@ -1,8 +1,8 @@
 """A bar for long work: on a terminal, on standard error, and gone when the work is done."""
 
 import shutil
-import time
 from collections.abc import Mapping
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -19,7 +19,7 @@ class ProgressBar:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty()
-        self._next = time.monotonic() + _PATIENCE
+        self._next = monotonic() + _PATIENCE
         self._drawn = False
 
     def __enter__(self) -> Self:
@@ -32,7 +32,7 @@ class ProgressBar:
 
     def show(self, event: Mapping[str, Any]) -> None:
         """Draw this state, if the last picture is old enough."""
-        now = time.monotonic()
+        now = monotonic()
         if not self._live or now < self._next:
             return
         self._next = now + _REDRAW

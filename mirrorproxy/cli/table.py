@@ -43,7 +43,8 @@ class Table:
             self._decide()
 
     def row(self, *cells: str) -> None:
-        """Add a row."""
+        """Add a row. What cannot be printed, and may come from an upstream, becomes a question mark."""
+        cells = tuple("".join(each if each.isprintable() else "?" for each in cell) for cell in cells)
         if self._widths:
             self._write(cells)
             return
