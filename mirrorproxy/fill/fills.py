@@ -139,9 +139,8 @@ class Fills:
     def _begin(self, flight: Flight, stored: Stored | None) -> Flight:
         registry = flight.repository.registry
         theirs = sum(1 for each in self._flights.values() if each.repository.registry == registry)
-        if len(self._flights) >= self._terms.max_active + self._terms.max_waiting or theirs >= self._terms.upstream(
-            registry
-        ).fills * (1 + _QUEUE_FACTOR):
+        share = self._terms.upstream(registry).fills * (1 + _QUEUE_FACTOR)
+        if theirs >= share or len(self._flights) >= self._terms.max_active + self._terms.max_waiting:
             raise Overloaded("too many downloads wait already; try again shortly", limit="fills")
         self._flights[flight.digest] = flight
         turn = self._slots.turn(registry, lambda: flight.readers > 0)
