@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from mirrorproxy import tracing
 from mirrorproxy.errors import CacheFailed, Overloaded
 from mirrorproxy.fill.download import Download, Space
 from mirrorproxy.fill.flight import Flight
@@ -153,21 +154,24 @@ class Fills:
         return flight
 
     async def _fly(self, flight: Flight, turn: Turn, stored: Stored | None) -> None:
-        registry = flight.repository.registry
-        async with turn:
-            flight.waits = False
-            limits = self._terms.upstream(registry)
-            if time.monotonic() < self._single.get(registry, 0.0):
-                limits = replace(limits, connections=1)
-            refused = partial(self._refused, registry)
-            download = Download(flight, limits, self._metrics, self._terms.budget, refused)
-            whole = await download.run(self._partials, self._space)
-            if whole:
-                self.trouble = None
-            elif isinstance(flight.error, CacheFailed):
-                self._passes_through(flight, flight.error)
-        if whole and stored is not None:
-            await stored(flight.size or 0)
+        registry, name = flight.repository
+        told = {"mirrorproxy.registry": registry, "mirrorproxy.repository": name, "mirrorproxy.digest": flight.digest}
+        with tracing.span("fill", attributes=told):
+            async with turn:
+                flight.waits = False
+                limits = self._terms.upstream(registry)
+                if time.monotonic() < self._single.get(registry, 0.0):
+                    limits = replace(limits, connections=1)
+                refused = partial(self._refused, registry)
+                download = Download(flight, limits, self._metrics, self._terms.budget, refused)
+                whole = await download.run(self._partials, self._space)
+                tracing.note({"mirrorproxy.size": flight.size}, failed=not whole)
+                if whole:
+                    self.trouble = None
+                elif isinstance(flight.error, CacheFailed):
+                    self._passes_through(flight, flight.error)
+            if whole and stored is not None:
+                await stored(flight.size or 0)
 
     def _passes_through(self, flight: Flight, error: CacheFailed) -> None:
         """The disk does not take it. Said once in a while: all that comes meets the same disk."""

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 
+from mirrorproxy import tracing
 from mirrorproxy.config import ConfigError, Loaded
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.service.logs import set_up
@@ -44,6 +45,7 @@ async def _serve(
         log.warning("%s", warning)
     if loaded.settings.server.workers != 1:
         log.info("server.workers is %s; one process serves", loaded.settings.server.workers)
+    tracing.set_up(os.environ)
     service = Service(loaded.settings, inherited)
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()
     tasks = Tasks()
@@ -64,6 +66,7 @@ async def _serve(
         await tasks.aclose()
     finally:
         await service.aclose()
+        await tracing.aclose()
     log.info("stopped")
 
 

@@ -148,7 +148,7 @@ class Endpoint:
         for _ in range(_MAX_REDIRECTS + 1):
             home = home and _origin(url) == self._origin
             own = {"Authorization": authorization.value} if home and authorization is not None else {}
-            response = await self._transport.exchange(method, url, kind=kind, headers=headers | own)
+            response = await self._transport.exchange(method, url, kind=kind, headers=headers | own, traced=home)
             answer = Answer(response, home=home, idle_timeout=self._transport.idle_timeout)
             if home:
                 self._note_limits(answer)

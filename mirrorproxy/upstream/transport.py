@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import aiohttp
 from yarl import URL
 
-from mirrorproxy import __version__
+from mirrorproxy import __version__, tracing
 from mirrorproxy.config import UpstreamSettings
 from mirrorproxy.errors import BadAnswer, TimedOut, Unreachable, UpstreamError
 from mirrorproxy.metrics import Metrics, code_label
@@ -96,11 +96,25 @@ class Transport:
         kind: str,
         headers: Mapping[str, str],
         form: Mapping[str, str] | None = None,
+        traced: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send one request and return its response as soon as its headers are there; the caller closes it.
 
-        `kind` is the metrics' label. Raises `Unreachable`, `TimedOut`, and `BadAnswer` for what is not HTTP.
+        `kind` is the metrics' label. `traced`: the server may know of the trace that this is part of; storage behind
+        signed URLs may refuse headers that it does not expect. Raises `Unreachable`, `TimedOut`, and `BadAnswer` for
+        what is not HTTP.
         """
+        told = {"server.address": url.host, "http.request.method": method, "mirrorproxy.registry": self._registry}
+        with tracing.span(f"{method} {kind}", "CLIENT", told):
+            if traced:
+                headers = {**headers, **tracing.carried()}
+            response = await self._exchange(method, url, kind, headers, form)
+            tracing.note({"http.response.status_code": response.status}, failed=response.status >= 400)
+            return response
+
+    async def _exchange(
+        self, method: str, url: URL, kind: str, headers: Mapping[str, str], form: Mapping[str, str] | None
+    ) -> aiohttp.ClientResponse:
         session = await self._opened()
         proxy = self._proxies.of(url)
         send = functools.partial(

@@ -46,6 +46,7 @@ class Entry(NamedTuple):
     user_agent: str | None
     aborted: bool
     error: str | None
+    trace_id: str | None = None
 
 
 class RequestIds:
@@ -161,6 +162,7 @@ def _json_line(stamp: str, entry: Entry) -> str:
     )
     registry, name = repository or (None, None)
     error = "" if entry.error is None else f',"error":{_text(entry.error)}'
+    trace = "" if entry.trace_id is None else f',"trace_id":"{entry.trace_id}"'
     return (
         f'{{"time":"{stamp}","level":"{_level(status)}","msg":"request","request_id":"{request_id}"'
         f',"client":{"null" if client is None else _text(client)}'
@@ -169,7 +171,7 @@ def _json_line(stamp: str, entry: Entry) -> str:
         f',"kind":{_word(kind)},"cache":{_word(cache)},"status":{status},"bytes":{size}'
         f',"duration_ms":{duration * 1000:.3f},"ttfb_ms":{_milliseconds(first)}'
         f',"user_agent":{"null" if agent is None else _text(agent[:_AGENT_LIMIT])}'
-        f',"aborted":{"true" if entry.aborted else "false"}{error}}}\n'
+        f',"aborted":{"true" if entry.aborted else "false"}{trace}{error}}}\n'
     )
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from aiohttp import web
 
+from mirrorproxy import tracing
 from mirrorproxy.errors import Denied, MirrorproxyError, NotFound, Overloaded
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.registry import Registry
@@ -24,6 +25,8 @@ from mirrorproxy.web.stream import CLOSED, KEPT, Delivery, Reply
 from mirrorproxy.web.v2 import INDEX, V2, Catalog
 
 log = logging.getLogger(__name__)
+
+_PAGES = frozenset(page.value for page in Page)
 
 _REMEMBERED = 2048  # parsed targets
 _REMEMBERED_LENGTH = 512  # characters of each: 2 MB in all
@@ -69,7 +72,8 @@ class App:
 
     def server(self, *, handler_cancellation: bool = True) -> Server:
         """The server, for `web.ServerRunner`. `handler_cancellation`: stop answering as soon as the client is gone."""
-        return Server(self.handle, self._malformed, self._again.give, handler_cancellation=handler_cancellation)
+        again = None if tracing.is_on() else self._again.give  # which no span would tell of
+        return Server(self.handle, self._malformed, again, handler_cancellation=handler_cancellation)
 
     def page_server(self) -> Server:
         """A server of health pages and metrics alone, for an address that clients need not reach."""
@@ -97,7 +101,10 @@ class App:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request: whole, or broken off if it could not be. Raises nothing but a cancellation."""
-        return await self._handle(request, self._route)
+        if not tracing.is_on() or request.raw_path.partition("?")[0] in _PAGES:
+            return await self._handle(request, self._route)
+        with tracing.span("request", "SERVER", headers=request.headers):
+            return await self._handle(request, self._route)
 
     async def _handle_page(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self._handle(request, self._page_route)

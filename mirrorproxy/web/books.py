@@ -7,6 +7,7 @@ from typing import NamedTuple
 from aiohttp import web
 from prometheus_client import Counter, Histogram
 
+from mirrorproxy import tracing
 from mirrorproxy.errors import MirrorproxyError, NotFound
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Reference, Repository
@@ -81,6 +82,8 @@ class Books:
             sent.inc(reply.sent)
             if first_byte is not None:
                 first_bytes.observe(first_byte)
+        if tracing.is_on():
+            _trace(request.method, endpoint, repository, result, status, reply.sent, error)
         self._access.write(
             Entry(
                 reply.request_id,
@@ -98,6 +101,7 @@ class Books:
                 request.headers.get("User-Agent"),
                 not reply.complete,
                 None if error is None else error.message,
+                tracing.trace_id(),
             )
         )
 
@@ -161,6 +165,32 @@ class Books:
                 request_id, request.remote, "-", "-", None, None, None, None, 400, 0, 0, None, None, False, "malformed"
             )
         )
+
+
+def _trace(
+    method: str,
+    endpoint: str,
+    repository: Repository | None,
+    result: Result | None,
+    status: int,
+    sent: int,
+    error: MirrorproxyError | None,
+) -> None:
+    """What the span of a request says (OpenTelemetry's semantic conventions for HTTP servers)."""
+    method = method if method in _METHODS else "_OTHER"
+    tracing.note(
+        {
+            "http.request.method": method,
+            "http.response.status_code": status,
+            "http.response.body.size": sent,
+            "mirrorproxy.registry": repository and repository.registry,
+            "mirrorproxy.repository": repository and repository.name,
+            "mirrorproxy.cache": result and str(result),
+            "error.type": None if error is None else type(error).__name__,
+        },
+        name=f"{method} {endpoint}",
+        failed=status >= 500,
+    )
 
 
 def _result(reply: Reply, error: MirrorproxyError | None) -> Result | None:
