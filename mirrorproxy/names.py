@@ -7,6 +7,7 @@ Grammar: OCI distribution specification, "Pulling manifests"; image specificatio
 
 import hashlib
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -132,18 +133,18 @@ class Descriptor:
     platform: str | None = field(default=None, compare=False)
 
 
-def image(text: str) -> tuple[Repository, Reference]:
+def image(text: str, *, default: str = DOCKER_HUB, known: Container[str] = ()) -> tuple[Repository, Reference]:
     """An image as people write it: `nginx`, `ghcr.io/team/app:1`, `quay.io/a/b@sha256:...`. Raises an `Invalid`.
 
-    As docker reads it: a first part with a dot or a port in it, or `localhost`, is a registry; without one it is Docker
-    Hub's; without a tag or digest it is `latest`.
+    As docker reads it: a first part with a dot or a port in it, or `localhost`, is a registry, and so is one that is
+    `known`; without one it is the `default` registry's; without a tag or digest it is `latest`.
     """
     name, at, digest = text.partition("@")
     above, slash, last = name.rpartition("/")
     last, colon, tag = last.partition(":")
     name = above + slash + last
     first, slash, rest = name.partition("/")
-    is_registry = slash and ("." in first or ":" in first or first == "localhost")
-    registry, name = (first, rest) if is_registry else (DOCKER_HUB, name)
+    is_registry = slash and ("." in first or ":" in first or first == "localhost" or first in known)
+    registry, name = (first, rest) if is_registry else (default, name)
     found: Reference = Digest(digest) if at else Tag(tag if colon else "latest")
     return repository(registry_name(registry), name), found

@@ -49,6 +49,7 @@ class Why(Row):
     media_type: str
     manifest: bool
     size: int
+    pinned: bool
     platforms: list[PlatformReport]
     last_used: str | None
     checked: str | None
@@ -70,6 +71,7 @@ async def why(desk: Desk, reference: str) -> AsyncGenerator[Event, None]:
     pieces = anatomy.pieces()
     uses = await desk.index.used_of(anatomy.manifests())
     origins = await desk.index.origins_of(piece.digest for piece in pieces if piece.blocks is not None)
+    pins = await desk.retention.pins.all()
     checked = None if entry.record is None else entry.record.checked
     until = fresh_until(desk, entry.repository.registry, checked)
     fresh = isinstance(entry.reference, Digest) or (until is not None and until > time.time())
@@ -81,6 +83,7 @@ async def why(desk: Desk, reference: str) -> AsyncGenerator[Event, None]:
         media_type=entry.descriptor.media_type,
         manifest=anatomy.root.blocks is not None,
         size=sum(piece.blocks or 0 for piece in pieces),
+        pinned=any((pin.repository, pin.reference) == (entry.repository, entry.reference) for pin in pins),
         platforms=[
             PlatformReport(
                 _named(each.platform),

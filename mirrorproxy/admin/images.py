@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Container, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from itertools import groupby, islice
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from mirrorproxy.admin.events import Event, Progress, Row
 from mirrorproxy.admin.references import written
 from mirrorproxy.manifests import INDEXES
 from mirrorproxy.names import Digest, Tag
+from mirrorproxy.retention import Rule
 from mirrorproxy.store.layout import Entry, cached
 
 _BATCH = 50  # images that are looked at in one go of a thread
@@ -34,9 +34,10 @@ class PlatformState:
 class Image(Row):
     """A cached image: a tag, or a manifest that was pulled by its digest. Sizes are bytes on the disk.
 
-    `own` goes when the image goes, `shared` other images name too. `complete`: all that was pulled of it is here.
-    `last_used` is its manifests' last use; `checked` when upstream last vouched for the tag, `fresh_until` for how long
-    that is believed; times as RFC 3339 writes them, None for what is not known or, of a digest, makes no sense.
+    `complete`: all that was pulled of it is here. `own` goes when the image goes, `shared` other images name too.
+    `pinned`: all of it, or one platform, must stay. `last_used` is its manifests' last use; `checked` when upstream
+    last vouched for the tag, `fresh_until` for how long that is believed; times as RFC 3339 writes them, None for what
+    is not known or, of a digest, makes no sense.
     """
 
     kind: ClassVar[str] = "image"
@@ -49,6 +50,7 @@ class Image(Row):
     complete: bool
     own: int
     shared: int
+    pinned: bool
     last_used: str | None
     checked: str | None
     fresh_until: str | None
@@ -61,6 +63,7 @@ async def ls(desk: Desk, pattern: str | None = None) -> AsyncGenerator[Event, No
     many, see `Census`.
     """
     await desk.retention.write_uses()
+    pinned = {written(pin.repository, pin.reference) for pin in await desk.retention.pins.all()}
     wanted = matcher(pattern)
     anatomist = Anatomist(desk.blobs.path)
     async with new_census() as census:
@@ -76,7 +79,7 @@ async def ls(desk: Desk, pattern: str | None = None) -> AsyncGenerator[Event, No
             used = await desk.index.used_of({Digest(each) for d in documents for each in d["manifests"]})
             for document in documents:
                 last = max((used[each].last for each in document.pop("manifests") if each in used), default=None)
-                yield _row(desk, document, last)
+                yield _row(desk, document, last, pinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +110,10 @@ async def looked_at(desk: Desk, anatomist: Anatomist) -> AsyncGenerator[list[tup
 
 
 def matcher(pattern: str | None) -> Callable[[str], bool]:
-    """Does a name match? With `*`, `?` or `[` in it the pattern is the whole name's, where `*` stands for anything, a
-    slash too; without any it is a part of the name.
-    """
+    """Does a name match? A pattern with `*` is one as in the rules of retention, without it is a part of the name."""
     if pattern is None:
         return lambda _: True
-    if any(character in pattern for character in "*?["):
-        return lambda name: fnmatchcase(name, pattern)
-    return lambda name: pattern in name
+    return Rule(pattern).matches if "*" in pattern else lambda name: pattern in name
 
 
 def name_of(entry: Entry) -> str:
@@ -182,13 +181,14 @@ def _shares(census: Census, after: int) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
-def _row(desk: Desk, document: dict[str, Any], last: float | None) -> Image:
+def _row(desk: Desk, document: dict[str, Any], last: float | None, pinned: Container[str]) -> Image:
     checked = document.pop("checked")
     until = fresh_until(desk, document["registry"], checked)
     platforms = [PlatformState(each["platform"], State(each["state"])) for each in document.pop("platforms")]
     return Image(
         **document,
         platforms=platforms,
+        pinned=document["name"] in pinned,
         last_used=moment(last),
         checked=moment(checked),
         fresh_until=moment(until),

@@ -8,7 +8,7 @@ from mirrorproxy.admin.desk import Desk
 from mirrorproxy.config import Settings
 from mirrorproxy.errors import Invalid, ManifestUnknown, NameInvalid
 from mirrorproxy.manifests import MEDIA_TYPES
-from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag, reference, registry_name, repository
+from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag, image
 from mirrorproxy.store.layout import Entry
 
 _CONSIDERED = 2000  # names that are compared: 20 ms of a thread
@@ -24,17 +24,7 @@ def parse(text: str, settings: Settings) -> tuple[Repository, Reference]:
     """
     if len(text) > _LONGEST:
         raise NameInvalid(f"not the name of an image: it has {len(text)} characters")
-    name, at, digest = text.partition("@")
-    head, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:
-        head, tag = name, "latest"
-    first, slash, rest = head.partition("/")
-    if slash and (first in settings.upstreams or first == "localhost" or any(each in first for each in ".:")):
-        registry, path = registry_name(first), rest
-    else:
-        registry, path = settings.default_registry, head
-    found = repository(registry, path)
-    return found, Digest(digest) if at else reference(tag)
+    return image(text, default=settings.default_registry, known=settings.upstreams)
 
 
 def written(place: Repository, name: Reference) -> str:

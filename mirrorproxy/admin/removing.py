@@ -1,15 +1,17 @@
 """`rm` and `prune`: let go of images, or of what nobody used for long. What is pinned, read or being filled stays."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mirrorproxy.admin.anatomy import Anatomist
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import Event, Progress, Refused, Row
 from mirrorproxy.admin.images import moment, name_of
 from mirrorproxy.admin.references import find
 from mirrorproxy.errors import Invalid
-from mirrorproxy.names import Digest, Tag
+from mirrorproxy.names import Digest, Reference, Repository, Tag
 from mirrorproxy.store.layout import Entry
 
 _SAID_EVERY = 100  # pieces
@@ -51,7 +53,8 @@ class Freed(Row):
 async def rm(desk: Desk, references: list[str], *, dry_run: bool = False) -> AsyncGenerator[Event, None]:
     """Remove images: their tags, and what no other cached image names. All of `references` are cached, or nothing goes.
 
-    Raises an `Invalid`; `ManifestUnknown`, with near matches; `Refused` for one that is pinned.
+    Raises an `Invalid`; `ManifestUnknown`, with near matches; `Refused` for one that is pinned, and for a digest that a
+    tag of its repository leads to.
     """
     entries = list(dict.fromkeys([await find(desk, reference) for reference in references]))
     await desk.retention.write_uses()
@@ -59,19 +62,20 @@ async def rm(desk: Desk, references: list[str], *, dry_run: bool = False) -> Asy
     yield Progress("looking at what other images need", 0)
     tags = {(entry.repository, entry.reference) for entry in entries if isinstance(entry.reference, Tag)}
     roots = {entry.descriptor.digest for entry in entries}
+    left = {repository: await _left(desk, repository, tags) for repository in {each.repository for each in entries}}
+    for entry in entries:
+        if isinstance(entry.reference, Digest) and entry.reference in left[entry.repository]:
+            raise Refused(f"a tag of {entry.repository} leads to {entry.reference}: remove the tag")
     alone = await desk.retention.images.only_named_by(roots, without=tags)
     if dry_run:
-        kept = desk.retention.pins.kept
-        used = await desk.index.used_of(alone - kept)
+        used = await desk.index.used_of(alone - desk.retention.pins.kept)
         sizes = {digest: each.blocks for digest, each in used.items()}
     else:
-        for entry in entries:
-            if isinstance(entry.reference, Tag):
-                await desk.index.forget_tag(entry.repository, entry.reference)
+        look = Anatomist(desk.blobs.path).look
+        parts = {entry: (await asyncio.to_thread(look, entry.descriptor)).manifests() for entry in entries}
         sizes = {each.digest: each.blocks for each in await desk.retention.remove(alone)}
-        for repository in {entry.repository for entry in entries}:
-            for digest in alone:
-                await desk.index.forget_fact(repository, digest)
+        for entry in entries:
+            await _forget(desk, entry, [each for each in parts[entry] if each not in left[entry.repository]])
         desk.changed()
     for entry in entries:
         yield Removed(name_of(entry), entry.descriptor.digest, entry.descriptor.digest not in alone, dry_run)
@@ -94,6 +98,22 @@ async def prune(
         if objects % _SAID_EVERY == 0:
             yield Progress("removing", objects)
     yield Freed(objects, size, dry_run)
+
+
+async def _left(desk: Desk, repository: Repository, tags: Collection[tuple[Repository, Reference]]) -> set[Digest]:
+    """All that the tags of a repository lead to when these are gone."""
+    others = await asyncio.to_thread(
+        lambda: {record.digest for _, tag, record in desk.index.walk_tags(repository) if (repository, tag) not in tags}
+    )
+    return others | await desk.retention.images.all_named(others)
+
+
+async def _forget(desk: Desk, entry: Entry, manifests: Iterable[Digest]) -> None:
+    """The image is no longer one of its repository, also where its bytes stay for another's."""
+    if isinstance(entry.reference, Tag):
+        await desk.index.forget_tag(entry.repository, entry.reference)
+    for digest in manifests:
+        await desk.index.forget_fact(entry.repository, digest)
 
 
 async def _refuse_pinned(desk: Desk, entries: list[Entry]) -> None:

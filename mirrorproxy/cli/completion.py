@@ -5,7 +5,7 @@ import argparse
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 _BASH = """
-_mirrorproxy_images() { mirrorproxy ls --quiet "$1*" 2>/dev/null; }
+_mirrorproxy_images() { mirrorproxy ls --quiet "$1**" 2>/dev/null; }
 """
 # To bash a colon is a word of its own, and what it completes is what follows one. shtab knows nothing of that.
 _BASH_END = """

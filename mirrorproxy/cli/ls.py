@@ -33,7 +33,7 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "pattern",
         nargs="?",
         metavar="PATTERN",
-        help="a part of a name, or a whole one with *: 'alpine', 'ghcr.io/team/*:v1.*' (default: all)",
+        help="a part of a name, or a whole one with * (anything but a slash) or ** (anything): alpine, ghcr.io/**:v1.*",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="names of tags alone; quick")
     add_common_flags(parser)
@@ -58,11 +58,12 @@ def _list(args: argparse.Namespace, settings: Settings) -> bool:
 def _cells(image: dict[str, Any]) -> tuple[str, ...]:
     name = image["name"] if image["tag"] else f"{image['registry']}/{image['repository']}"
     here = [each for each in image["platforms"] if each["state"] != "absent"]
+    state = "complete" if image["complete"] else "partial"
     return (
         name,
         image["digest"].partition(":")[2][:12],
         ",".join(each["platform"] or "?" for each in here),
-        "complete" if image["complete"] else "partial",
+        f"{state}, pinned" if image["pinned"] else state,
         words.size(image["own"]),
         words.size(image["shared"]),
         words.ago(image["last_used"]),

@@ -51,6 +51,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("tag", f"checked {words.ago(row['checked'])}{by}, {state}"))
     return [
         *lines,
+        ("pinned", "yes, it stays" if row["pinned"] else "no"),
         ("last used", words.ago(row["last_used"])),
         ("a pull now", row["pull_words"]),
         ("upstream gone", row["survives_words"]),

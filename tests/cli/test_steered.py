@@ -107,14 +107,27 @@ async def test_all_or_nothing(cache: Cache) -> None:
 
 
 async def test_another_name_of_the_same_image_keeps_it(cache: Cache) -> None:
-    """The tag goes, the content stays."""
+    """The tag goes, the content stays; also where another repository has the name. It is not listed where it was."""
     images = await stock(cache)
-    cache.hub.tag("team/app", "same", images.one.manifest.digest)
+    digest = images.one.manifest.digest
+    cache.hub.tag("team/app", "same", digest)
     await cache.pull("ghcr.io/team/app", "same")
+    ran = await cache.run("rm", f"ghcr.io/team/app@{digest}", "--yes")
+    assert (ran.status, "remove the tag" in ran.err) == (1, True)
     (removed, freed) = (await cache.run("rm", "ghcr.io/team/app:same", "--yes", "--json")).rows
     assert (removed["stays"], freed["objects"]) == (True, 0)
-    assert all(kept(cache, digest) for digest in own(images))
+    assert all(kept(cache, each) for each in own(images))
     assert "ghcr.io/team/app:same" not in await listed(cache)
+
+    image = cache.hub.stock("team/app")
+    cache.hub.repositories["team/copy"] = image
+    await cache.pull("ghcr.io/team/copy", "1")
+    (removed, freed) = (await cache.run("rm", "ghcr.io/team/app:1", "--yes", "--json")).rows
+    assert (removed["stays"], freed["objects"]) == (True, 0)
+    names = [row["name"] for row in (await cache.run("ls", "--json")).rows]
+    assert names == ["docker.io/library/alpine:3.20", "ghcr.io/team/app:2", "ghcr.io/team/copy:1"]
+    assert (await cache.run("rm", "ghcr.io/team/copy:1", "--yes")).status == 0
+    assert not any(kept(cache, each) for each in own(images))
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -160,6 +173,7 @@ async def test_pins_are_listed_with_what_is_missing(cache: Cache) -> None:
     ran = await cache.run("pin", "ghcr.io/team/app:9", "--platform", "linux/arm64")
     assert (ran.status, "did you mean ghcr.io/team/app:" in ran.err) == (0, True)
     assert (await cache.run("pin", "alpine:3.20")).err == ""
+    assert [row["pinned"] for row in (await cache.run("ls", "--json")).rows] == [True, False, True]
     rows = (await cache.run("pins", "--json")).rows
     assert [(row["name"], row["platform"], row["complete"]) for row in rows] == [
         ("docker.io/library/alpine:3.20", None, True),
