@@ -105,6 +105,11 @@ class Namespace:
         self._http.shutdown()
         self.close()
 
+    @property
+    def network(self) -> str:
+        """The file by which others join its network."""
+        return f"/proc/{self._inside}/ns/net"
+
     def close(self) -> None:
         """Ends everything in it."""
         self._holder.communicate()  # closes its input
@@ -152,7 +157,7 @@ class Namespace:
     def _enter(self) -> None:
         """Puts the calling thread alone into the network (os.setns is there from Python 3.12 only)."""
         libc = ctypes.CDLL(None, use_errno=True)
-        with open(f"/proc/{self._inside}/ns/net") as namespace:
+        with open(self.network) as namespace:
             if libc.setns(namespace.fileno(), 0):
                 raise OSError(ctypes.get_errno(), "setns")
 

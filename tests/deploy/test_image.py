@@ -98,15 +98,6 @@ def _needed(wanted: Iterator[Requirement]) -> set[str]:
 # The image.
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """With the image built from the Dockerfile of this checkout."""
-    engine = Engine(tmp_path_factory.mktemp("engine"))
-    engine.build(VERSION="1.2.3", REVISION="abcdef")
-    yield engine
-    engine.close()
-
-
 @pytest.mark.timeout(600)  # the first time on a machine it makes the base
 def test_the_image_says_how_it_is_run(engine: Engine) -> None:
     """What engines and people read off it."""
