@@ -85,6 +85,7 @@ class Download:
         self._budget = budget
         self._pace = Pace(limits.connections)
         self._ingest: Ingest
+        self._space: Space
         self._room: Room
         self._reserved = 0
         self._left = 0  # bytes on the disk of what ended without the whole
@@ -99,7 +100,7 @@ class Download:
                 self._ingest = self._flight.ingest = await partials.open(self.digest)
                 self._ingest.changed = self._flight.wake
                 self._reserved = self._flight.size or self._ingest.total or self._ingest.spans.total
-                self._room = await space.reserve(self._reserved)
+                self._space, self._room = space, await space.reserve(self._reserved)
                 stack.callback(lambda: self._room.leave(self._left))
                 self._room.found(self._ingest.spans.total)
                 tasks.start(_checkpoints(self._ingest), name=f"checkpoints of {self.digest.hex[:12]}")
@@ -184,7 +185,7 @@ class Download:
         """See `Owner.wanted`."""
         return self._flight.wanted
 
-    def met(self, transfer: Transfer) -> None:
+    async def met(self, transfer: Transfer) -> None:
         """See whether an answer fits what is known of the blob, and let clients have their headers."""
         self._last = transfer
         flight, size, known = self._flight, transfer.size, self._ingest.total
@@ -193,7 +194,11 @@ class Download:
             raise BadAnswer(message) if self._given is not None else DisputedError(message)
         if size is not None:
             self._ingest.total = flight.size = size
-            self._need(size)
+            if size > self._reserved and not self._room.extend(size - self._reserved):
+                # What was not known to be so large finds its room like all others, though in two steps.
+                (await self._space.reserve(size - self._reserved)).leave(0)
+                self._need(size)
+            self._reserved = max(self._reserved, size)
         flight.admit()
 
     def came(self, upto: int, size: int) -> None:

@@ -67,7 +67,7 @@ class Owner(Protocol):
         """Where readers wait for bytes."""
         ...
 
-    def met(self, transfer: Transfer) -> None:
+    async def met(self, transfer: Transfer) -> None:
         """An answer came. Raises `BadAnswer` where it does not fit, `CacheFailed` where there is no room for it."""
         ...
 
@@ -226,7 +226,7 @@ class Lanes:
         end = None if lane.to_the_end else lane.end
         async with aclosing(await owner.source.blob(owner.repository, owner.digest, begin, end)) as transfer:
             try:
-                owner.met(transfer)
+                await owner.met(transfer)
                 lane.end = min(lane.end, self._total)
                 lane.answered = lane.looked = time.monotonic()
                 if transfer.first != begin:

@@ -73,3 +73,28 @@ async def test_what_is_thrown_away_takes_no_room(partials: Partials, metrics: Me
     assert (space.ledger.reserved, space.ledger.idle, space.ledger.used) == (0, 0, 0)
     assert await asyncio.to_thread(lambda: list(partials.scan())) == []
     await fills.aclose()
+
+
+class Evicting(Counted):
+    """A disk whose other content goes for what is new."""
+
+    async def reserve(self, size: int) -> Reservation:
+        """All of it at once."""
+        if size > self.ledger.room:
+            self.ledger.removed(self.ledger.used or 0)
+        return await super().reserve(size)
+
+
+async def test_what_nobody_knew_the_size_of_finds_room_too(partials: Partials, metrics: Metrics) -> None:
+    """The first answer tells it: other content goes, and it is kept."""
+    space = Evicting()
+    space.ledger.set_used(LIMIT - MIB, 1)
+    source = ScriptedSource(DATA)
+    fills = Fills(partials, space, metrics, Terms(2, 8))
+    assert await pull(fills, source) == DATA
+    await fills.drain(2)
+    assert fills.trouble is None
+    assert space.ledger.reserved == 0
+    assert len(DATA) <= (space.ledger.used or 0) < LIMIT - MIB
+    assert source.asked == [0]
+    await fills.aclose()

@@ -204,7 +204,7 @@ async def test_so_many_parts(stopping: Callable[..., Proxy], hub: Hub) -> None:
 
 async def test_space_is_short(stopping: Callable[..., Proxy], hub: Hub) -> None:
     """The oldest parts go first, as many as it takes, and before anything that is whole."""
-    proxy = stopping(cache={"max_size": "32MiB"})
+    proxy = stopping(cache={"max_size": "33MiB"})
     place = at(hub, proxy)
     await proxy.start()
     whole = place.blob(os.urandom(4 * MIB))
