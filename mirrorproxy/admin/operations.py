@@ -1,6 +1,7 @@
 """All operations by name, and how one is carried out."""
 
 import inspect
+import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -56,7 +57,9 @@ def operation(name: str) -> Operation:
 
 async def carry_out(desk: Desk, name: str, arguments: Mapping[str, object]) -> AsyncGenerator[Event, None]:
     """Run an operation: its events, then `End` or `Failed`. Raises nothing but `Unknown`, and a cancellation."""
-    run = operation(name).run
+    run, changes = operation(name)
+    if changes:
+        log.info("a command asks for %s %s", name, json.dumps(arguments))
     try:
         try:
             inspect.signature(run).bind(desk, **arguments)

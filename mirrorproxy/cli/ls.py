@@ -52,7 +52,11 @@ def _list(args: argparse.Namespace, settings: Settings) -> bool:
     if args.json:
         return operate(settings, "ls", arguments, print_row)
     with Table(sys.stdout, _COLUMNS) as table:
-        return operate(settings, "ls", arguments, lambda image: table.row(*_cells(image)))
+        well = operate(settings, "ls", arguments, lambda image: table.row(*_cells(image)))
+    if not table.rows:
+        matching = "" if args.pattern is None else f" that matches {args.pattern!r}"
+        print(f"nothing is cached{matching}", file=sys.stderr)
+    return well
 
 
 def _cells(image: dict[str, Any]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class Table:
     """Writes rows under `columns` to `stream`; `with` writes what is left at the end. Without rows it writes nothing.
 
     A terminal gets a bold head, unless NO_COLOR is set (no-color.org), and rows that fit into its width. Anything else
-    gets every row whole.
+    gets every row whole. `rows` is how many there were.
     """
 
     def __init__(self, stream: TextIO, columns: Sequence[Column]) -> None:
@@ -32,6 +32,7 @@ class Table:
         self._terminal = stream.isatty()
         self._waiting: list[Sequence[str]] = []
         self._widths: list[int] = []
+        self.rows = 0
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +45,7 @@ class Table:
 
     def row(self, *cells: str) -> None:
         """Add a row. What cannot be printed, and may come from an upstream, becomes a question mark."""
+        self.rows += 1
         cells = tuple("".join(each if each.isprintable() else "?" for each in cell) for cell in cells)
         if self._widths:
             self._write(cells)

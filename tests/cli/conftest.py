@@ -1,16 +1,19 @@
 """Fixtures: a cache with real content, and commands as processes of their own beside its service or without one."""
 
 import asyncio
+import io
 import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from mirrorproxy.cli import main
 from mirrorproxy.names import Digest
 from tests.e2e.conftest import settings, upstream
 from tests.e2e.proxy import Proxy
@@ -80,6 +83,22 @@ class Cache:
     async def run(self, *words: str) -> Ran:
         """Run a command on the cache to its end, without a terminal."""
         return await _ended(await self.start(*words))
+
+    async def call(self, *words: str) -> Ran:
+        """The same in this process, for the many: a process of its own takes 0.3 s to begin."""
+        first, *rest = words
+        arguments = [first, "--config", str(self.proxy.config), *rest]
+
+        def work() -> Ran:
+            out, err = io.StringIO(), io.StringIO()
+            with redirect_stdout(out), redirect_stderr(err):
+                try:
+                    status = main(arguments)
+                except SystemExit as end:  # argparse
+                    status = int(end.code or 0)
+            return Ran(status, out.getvalue(), err.getvalue())
+
+        return await asyncio.to_thread(work)
 
     async def run_plain(self, *words: str) -> Ran:
         """Run a command that knows of no cache."""

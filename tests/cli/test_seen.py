@@ -17,7 +17,7 @@ async def test_du_counts_each_piece_once_in_the_total(cache: Cache) -> None:
     for running in (True, False):
         if not running:
             assert await cache.proxy.stop() == 0
-        ran = await cache.run("du", "--json")
+        ran = await cache.call("du", "--json")
         assert (ran.status, ran.err) == (0, "")
         found = {(row["scope"], row["name"]): row for row in ran.rows}
         one, other = found["repository", "docker.io/library/alpine"], found["repository", "ghcr.io/team/app"]
@@ -30,7 +30,7 @@ async def test_du_counts_each_piece_once_in_the_total(cache: Cache) -> None:
         assert one["own"] + other["own"] + one["shared"] == total["size"]
         assert found["other", ""]["objects"] == found["partial", ""]["objects"] == 0
     await cache.proxy.start()
-    table = await cache.run("du")
+    table = await cache.call("du")
     assert "TOTAL" in table.out.splitlines()[-1]
 
 
@@ -40,7 +40,7 @@ async def test_du_tells_what_is_nobodys(cache: Cache) -> None:
     data = os.urandom(9000)
     path = cache.proxy.cache / "blobs" / "sha256" / Digest.of(data).hex
     path.write_bytes(data)
-    found = {row["scope"]: row for row in (await cache.run("du", "--json")).rows}
+    found = {row["scope"]: row for row in (await cache.call("du", "--json")).rows}
     assert (found["other"]["objects"], found["other"]["size"]) == (1, path.stat().st_blocks * 512)
     path.unlink()
 
@@ -49,18 +49,18 @@ async def test_why_tells_the_story_of_an_image(cache: Cache) -> None:
     """What is here, from which endpoint, how fresh, what a pull does, what would survive: with a service or without."""
     images = await stock(cache)
     endpoint = cache.hub.registry.origin.partition("://")[2]
-    ran = await cache.run("why", "alpine:3.20", "--json")
+    ran = await cache.call("why", "alpine:3.20", "--json")
     (row,) = ran.rows
     assert row["name"] == "docker.io/library/alpine:3.20"
     assert (row["digest"], row["manifest"], row["fresh"]) == (images.alpine.manifest.digest, True, True)
     assert (row["tag_endpoint"], row["endpoints"]) == (endpoint, [endpoint])
     assert (row["pull"], row["survives"]) == ("hit", ["linux/amd64"])
-    (two,) = (await cache.run("why", "ghcr.io/team/app:2", "--json")).rows
+    (two,) = (await cache.call("why", "ghcr.io/team/app:2", "--json")).rows
     assert (two["pull"], two["survives"], two["fresh"]) == ("fetch", [], False)
     assert [(each["missing"], each["missing_bytes"]) for each in two["platforms"]] == [(1, 50_000)]
-    (one,) = (await cache.run("why", f"ghcr.io/team/app@{images.one.manifest.digest}", "--json")).rows
+    (one,) = (await cache.call("why", f"ghcr.io/team/app@{images.one.manifest.digest}", "--json")).rows
     assert (one["pull"], one["fresh_until"], one["survives"]) == ("hit", None, ["linux/arm64"])
-    told = await cache.run("why", "ghcr.io/team/app:1")
+    told = await cache.call("why", "ghcr.io/team/app:1")
     assert "upstream is asked about the tag" in told.out
     assert f"checked 0 s ago by {endpoint}" in told.out or f"by {endpoint}" in told.out
 
@@ -72,7 +72,7 @@ async def test_what_a_pull_would_do_is_what_it_does(cache: Cache) -> None:
         ("alpine:3.20", "docker.io/library/alpine", "3.20", []),
         ("ghcr.io/team/app:1", "ghcr.io/team/app", "1", ["HEAD"]),
     ):
-        (row,) = (await cache.run("why", name, "--json")).rows
+        (row,) = (await cache.call("why", name, "--json")).rows
         assert row["pull"] == ("check" if asked else "hit")
         cache.hub.log.clear()
         await cache.pull(repository, tag)
@@ -88,11 +88,11 @@ async def test_names_that_are_nearly_right(cache: Cache) -> None:
         ("ghcr.io/library/alpine:3.20", "docker.io/library/alpine:3.20"),
         ("alpine", "docker.io/library/alpine:3.20"),
     ):
-        ran = await cache.run("why", wrong)
+        ran = await cache.call("why", wrong)
         assert (ran.status, ran.out) == (3, ""), wrong
         assert "is not in the cache" in ran.err
         assert f"did you mean {right}" in ran.err
-    ran = await cache.run("why", "Alpine:3.20")
+    ran = await cache.call("why", "Alpine:3.20")
     assert ran.status == 2
     assert "did you mean docker.io/library/alpine:3.20" in ran.err
 
@@ -104,7 +104,7 @@ async def test_names_that_are_nearly_right(cache: Cache) -> None:
 )  # fmt: skip
 async def test_hostile_names_are_named_and_harmless(cache: Cache, name: str) -> None:
     """Exit 2 with the reason, and nothing that a terminal would obey."""
-    ran = await cache.run("why", "--", name)
+    ran = await cache.call("why", "--", name)
     assert ran.status == 2, ran
     assert "\x1b" not in ran.err
     assert "Traceback" not in ran.err
@@ -114,7 +114,7 @@ async def test_refresh_asks_now_and_tells_what_changed(cache: Cache) -> None:
     """A fresh tag is asked about all the same; one that moved is told with what it was; its manifest is kept."""
     images = await stock(cache)
     cache.hub.log.clear()
-    (row,) = (await cache.run("refresh", "alpine:3.20", "--json")).rows
+    (row,) = (await cache.call("refresh", "alpine:3.20", "--json")).rows
     assert (row["changed"], row["before"], row["digest"]) == (False, *[images.alpine.manifest.digest] * 2)
     assert [seen.method for seen in cache.hub.seen("manifest") if seen.status == 200] == ["HEAD"]
     moved = cache.hub.add_image("library/alpine", "3.20", b"another layer")
@@ -124,7 +124,7 @@ async def test_refresh_asks_now_and_tells_what_changed(cache: Cache) -> None:
             moved, before = cache.hub.add_image("library/alpine", "3.20", b"a third layer"), moved
         else:
             before = images.alpine
-        (row,) = (await cache.run("refresh", "alpine:3.20", "--json")).rows
+        (row,) = (await cache.call("refresh", "alpine:3.20", "--json")).rows
         assert (row["changed"], row["before"]) == (True, before.manifest.digest)
         assert row["digest"] == moved.manifest.digest
         kept = cache.proxy.cache / "blobs" / "sha256" / moved.manifest.digest.hex
@@ -135,14 +135,14 @@ async def test_refresh_asks_now_and_tells_what_changed(cache: Cache) -> None:
 async def test_refresh_of_what_upstream_does_not_have_or_does_not_tell(cache: Cache) -> None:
     """3 where it says no; 75 where it cannot be asked, and what is cached stays; 2 for a digest, 3 for no registry."""
     images = await stock(cache)
-    assert (await cache.run("refresh", "ghcr.io/team/app:nope")).status == 3
+    assert (await cache.call("refresh", "ghcr.io/team/app:nope")).status == 3
     cache.hub.script.always("manifest", Quirk(status=503))
-    ran = await cache.run("refresh", "ghcr.io/team/app:1")
+    ran = await cache.call("refresh", "ghcr.io/team/app:1")
     assert (ran.status, ran.out) == (75, "")
     assert "503" in ran.err
     cache.hub.script.clear()
-    assert (await cache.run("why", "ghcr.io/team/app:1")).status == 0
-    ran = await cache.run("refresh", f"ghcr.io/team/app@{images.one.manifest.digest}")
+    assert (await cache.call("why", "ghcr.io/team/app:1")).status == 0
+    ran = await cache.call("refresh", f"ghcr.io/team/app@{images.one.manifest.digest}")
     assert (ran.status, "never changes" in ran.err) == (2, True)
-    ran = await cache.run("refresh", "nowhere.example/app")
+    ran = await cache.call("refresh", "nowhere.example/app")
     assert (ran.status, "not one of the configured registries" in ran.err) == (3, True)

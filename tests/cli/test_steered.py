@@ -19,7 +19,7 @@ def kept(cache: Cache, digest: Digest) -> bool:
 
 async def listed(cache: Cache) -> list[str]:
     """The names that `ls` has."""
-    return (await cache.run("ls", "--quiet")).out.split()
+    return (await cache.call("ls", "--quiet")).out.split()
 
 
 async def on_terminal(cache: Cache, answer: str, *words: str) -> tuple[int, str]:
@@ -73,7 +73,7 @@ async def test_rm_removes_what_no_other_image_needs(cache: Cache, running: bool)
 async def test_nothing_goes_without_a_word(cache: Cache) -> None:
     """Neither terminal nor --yes: 2, with what to add. On a terminal: what would go, and a question."""
     images = await stock(cache)
-    ran = await cache.run("rm", "ghcr.io/team/app:1")
+    ran = await cache.call("rm", "ghcr.io/team/app:1")
     assert (ran.status, ran.out) == (2, "")
     assert "--yes" in ran.err
     assert "--dry-run" in ran.err
@@ -84,7 +84,7 @@ async def test_nothing_goes_without_a_word(cache: Cache) -> None:
             True,
             True,
         )
-    assert (await cache.run("prune", "--to", "0")).status == 2
+    assert (await cache.call("prune", "--to", "0")).status == 2
     assert all(kept(cache, digest) for digest in own(images))
     status, said = await on_terminal(cache, "y", "rm", "ghcr.io/team/app:1")
     assert (status, "\nremoved: ghcr.io/team/app:1" in said) == (0, True)
@@ -94,14 +94,14 @@ async def test_nothing_goes_without_a_word(cache: Cache) -> None:
 async def test_all_or_nothing(cache: Cache) -> None:
     """One that is not cached, or pinned, and none goes."""
     images = await stock(cache)
-    ran = await cache.run("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:7", "--yes")
+    ran = await cache.call("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:7", "--yes")
     assert (ran.status, "did you mean ghcr.io/team/app:" in ran.err) == (3, True)
-    assert (await cache.run("pin", "ghcr.io/team/app:2")).status == 0
-    ran = await cache.run("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:2", "--yes")
+    assert (await cache.call("pin", "ghcr.io/team/app:2")).status == 0
+    ran = await cache.call("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:2", "--yes")
     assert (ran.status, "ghcr.io/team/app:2 is pinned" in ran.err) == (1, True)
     assert all(kept(cache, digest) for digest in own(images))
-    assert (await cache.run("unpin", "ghcr.io/team/app:2")).status == 0
-    ran = await cache.run("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:2", "--yes", "--json")
+    assert (await cache.call("unpin", "ghcr.io/team/app:2")).status == 0
+    ran = await cache.call("rm", "ghcr.io/team/app:1", "ghcr.io/team/app:2", "--yes", "--json")
     assert [row["kind"] for row in ran.rows] == ["removed", "removed", "freed"]
     assert await listed(cache) == ["docker.io/library/alpine:3.20"]
 
@@ -112,9 +112,9 @@ async def test_another_name_of_the_same_image_keeps_it(cache: Cache) -> None:
     digest = images.one.manifest.digest
     cache.hub.tag("team/app", "same", digest)
     await cache.pull("ghcr.io/team/app", "same")
-    ran = await cache.run("rm", f"ghcr.io/team/app@{digest}", "--yes")
+    ran = await cache.call("rm", f"ghcr.io/team/app@{digest}", "--yes")
     assert (ran.status, "remove the tag" in ran.err) == (1, True)
-    (removed, freed) = (await cache.run("rm", "ghcr.io/team/app:same", "--yes", "--json")).rows
+    (removed, freed) = (await cache.call("rm", "ghcr.io/team/app:same", "--yes", "--json")).rows
     assert (removed["stays"], freed["objects"]) == (True, 0)
     assert all(kept(cache, each) for each in own(images))
     assert "ghcr.io/team/app:same" not in await listed(cache)
@@ -122,11 +122,11 @@ async def test_another_name_of_the_same_image_keeps_it(cache: Cache) -> None:
     image = cache.hub.stock("team/app")
     cache.hub.repositories["team/copy"] = image
     await cache.pull("ghcr.io/team/copy", "1")
-    (removed, freed) = (await cache.run("rm", "ghcr.io/team/app:1", "--yes", "--json")).rows
+    (removed, freed) = (await cache.call("rm", "ghcr.io/team/app:1", "--yes", "--json")).rows
     assert (removed["stays"], freed["objects"]) == (True, 0)
-    names = [row["name"] for row in (await cache.run("ls", "--json")).rows]
+    names = [row["name"] for row in (await cache.call("ls", "--json")).rows]
     assert names == ["docker.io/library/alpine:3.20", "ghcr.io/team/app:2", "ghcr.io/team/copy:1"]
-    assert (await cache.run("rm", "ghcr.io/team/copy:1", "--yes")).status == 0
+    assert (await cache.call("rm", "ghcr.io/team/copy:1", "--yes")).status == 0
     assert not any(kept(cache, each) for each in own(images))
 
 
@@ -134,14 +134,14 @@ async def test_another_name_of_the_same_image_keeps_it(cache: Cache) -> None:
 async def test_prune_spares_what_is_pinned(cache: Cache, running: bool) -> None:
     """To nothing: all goes but the pinned image, complete; what was used lately is not "unused for a day"."""
     images = await stock(cache)
-    assert (await cache.run("pin", "alpine:3.20")).status == 0
+    assert (await cache.call("pin", "alpine:3.20")).status == 0
     if not running:
         assert await cache.proxy.stop() == 0
-    (nothing,) = (await cache.run("prune", "--unused-for", "1d", "--yes", "--json")).rows
+    (nothing,) = (await cache.call("prune", "--unused-for", "1d", "--yes", "--json")).rows
     assert (nothing["objects"], nothing["size"]) == (0, 0)
-    dry = await cache.run("prune", "--to", "0", "--dry-run", "--json")
+    dry = await cache.call("prune", "--to", "0", "--dry-run", "--json")
     assert all(kept(cache, digest) for digest in own(images))
-    ran = await cache.run("prune", "--to", "0", "--yes", "--json")
+    ran = await cache.call("prune", "--to", "0", "--yes", "--json")
     assert {row["digest"] for row in dry.rows[:-1]} == {row["digest"] for row in ran.rows[:-1]}
     assert ran.rows[-1]["objects"] == len(ran.rows) - 1 >= len(own(images))
     assert not any(kept(cache, digest) for digest in own(images))
@@ -149,7 +149,7 @@ async def test_prune_spares_what_is_pinned(cache: Cache, running: bool) -> None:
     assert all(kept(cache, each.digest) for each in (alpine.manifest, alpine.config, *alpine.layers))
     if not running:
         await cache.proxy.start()
-    assert (await cache.run("unpin", "alpine:3.20")).status == 0
+    assert (await cache.call("unpin", "alpine:3.20")).status == 0
 
 
 async def test_prune_wants_to_know_what(cache: Cache) -> None:
@@ -159,35 +159,35 @@ async def test_prune_wants_to_know_what(cache: Cache) -> None:
         (("--to", "many"), "50GiB"),
         (("--unused-for", "7 days"), "1h30m"),
     ):
-        ran = await cache.run("prune", "--yes", *words)
+        ran = await cache.call("prune", "--yes", *words)
         assert (ran.status, said in ran.err) == (2, True), ran
 
 
 async def test_pins_are_listed_with_what_is_missing(cache: Cache) -> None:
     """A pin of what is not cached is a promise for later: it is told what is missing, and what may have been meant."""
     await stock(cache)
-    ran = await cache.run("pin", "ghcr.io/team/app:2", "--json")
+    ran = await cache.call("pin", "ghcr.io/team/app:2", "--json")
     (row,) = ran.rows
     assert (row["name"], row["platform"], row["configured"]) == ("ghcr.io/team/app:2", None, False)
     assert (row["complete"], len(row["missing"])) == (False, 1)
-    ran = await cache.run("pin", "ghcr.io/team/app:9", "--platform", "linux/arm64")
+    ran = await cache.call("pin", "ghcr.io/team/app:9", "--platform", "linux/arm64")
     assert (ran.status, "did you mean ghcr.io/team/app:" in ran.err) == (0, True)
-    assert (await cache.run("pin", "alpine:3.20")).err == ""
-    assert [row["pinned"] for row in (await cache.run("ls", "--json")).rows] == [True, False, True]
-    rows = (await cache.run("pins", "--json")).rows
+    assert (await cache.call("pin", "alpine:3.20")).err == ""
+    assert [row["pinned"] for row in (await cache.call("ls", "--json")).rows] == [True, False, True]
+    rows = (await cache.call("pins", "--json")).rows
     assert [(row["name"], row["platform"], row["complete"]) for row in rows] == [
         ("docker.io/library/alpine:3.20", None, True),
         ("ghcr.io/team/app:2", None, False),
         ("ghcr.io/team/app:9", "linux/arm64", False),
     ]
-    assert "lacks" in (await cache.run("pins")).out
-    ran = await cache.run("unpin", "ghcr.io/team/app:9")
+    assert "lacks" in (await cache.call("pins")).out
+    ran = await cache.call("unpin", "ghcr.io/team/app:9")
     assert (ran.status, "did you mean ghcr.io/team/app:9 linux/arm64" in ran.err) == (3, True)
-    assert (await cache.run("unpin", "ghcr.io/team/app:9", "--platform", "linux/arm64")).status == 0
+    assert (await cache.call("unpin", "ghcr.io/team/app:9", "--platform", "linux/arm64")).status == 0
     for name in ("ghcr.io/team/app:2", "alpine:3.20"):
-        assert (await cache.run("unpin", name)).status == 0
-    assert (await cache.run("pins", "--json")).rows == []
-    ran = await cache.run("pin", "alpine", "--platform", "../x")
+        assert (await cache.call("unpin", name)).status == 0
+    assert (await cache.call("pins", "--json")).rows == []
+    ran = await cache.call("pin", "alpine", "--platform", "../x")
     assert (ran.status, "not a platform" in ran.err) == (2, True)
 
 
