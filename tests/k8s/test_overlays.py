@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from mirrorproxy.config import Settings, load
+from tests.documents import snippets
 from tests.k8s.manifests import (
     ON_NODES,
     OVERLAYS,
@@ -203,14 +204,7 @@ def test_services_find_their_pods() -> None:
 
 def test_own_settings_and_image(tmp_path: Path) -> None:
     """An overlay of one's own, as docs/kubernetes.md has it: image, settings, words of the init container."""
-    document = (ROOT / "docs" / "kubernetes.md").read_text()
-    text = next(part for part in document.split("```yaml\n") if "behavior: replace" in part).partition("```")[0]
-    work = tmp_path / "mine"
-    work.mkdir()
-    (work / "kustomization.yaml").write_text(text.replace("../mirrorproxy/k8s", "../k8s"))
-    (work / "config.yaml").write_text("server: {listen: ['0.0.0.0:5000']}\n")
-    (tmp_path / "k8s").symlink_to(ROOT / "k8s")
-    made: list[Object] = list(yaml.safe_load_all(tool("kubectl", "kustomize", work)))
+    made = documented("mine", tmp_path, "server: {listen: ['0.0.0.0:5000']}\n")
     (config,) = (found for found in made if found["kind"] == "ConfigMap")
     assert config["data"]["config.yaml"] == "server: {listen: ['0.0.0.0:5000']}\n"
     (daemons,) = (found for found in made if found["kind"] == "DaemonSet")
@@ -219,3 +213,35 @@ def test_own_settings_and_image(tmp_path: Path) -> None:
         "registry.example.com/mirrorproxy@sha256:" + "0" * 64
     }
     assert "--registry=docker.io" in container(pod, "containerd")["args"]
+
+
+def test_own_cleanup(tmp_path: Path) -> None:
+    """The removal's overlay differs from the one in k8s/ by the image alone."""
+    made = documented("mine-cleanup", tmp_path)
+    for found in made:
+        for each in containers(found):
+            assert each.pop("image") == "registry.example.com/mirrorproxy@sha256:" + "0" * 64
+    shipped = objects("overlays/cleanup")
+    for found in shipped:
+        for each in containers(found):
+            del each["image"]
+    assert made == shipped
+
+
+def documented(name: str, folder: Path, config: str | None = None) -> list[Object]:
+    """What the kustomization of that name in docs/kubernetes.md comes to, with a `config.yaml` beside it."""
+    found = (each.text for each in snippets("docs/kubernetes.md"))
+    text = next(each for each in found if each.startswith(f"# {name}/kustomization.yaml\n"))
+    work = folder / name
+    work.mkdir()
+    (work / "kustomization.yaml").write_text(text.replace("../mirrorproxy/k8s", "../k8s"))
+    if config is not None:
+        (work / "config.yaml").write_text(config)
+    (folder / "k8s").symlink_to(ROOT / "k8s")
+    return list(yaml.safe_load_all(tool("kubectl", "kustomize", work)))
+
+
+def containers(found: Object) -> list[Object]:
+    """All those of an object's pods, the first ones included."""
+    pod = found.get("spec", {}).get("template", {}).get("spec", {})
+    return [*pod.get("initContainers", ()), *pod.get("containers", ())]
