@@ -87,7 +87,8 @@ class Scrub:
             self._tidied(await self._quarantine.tidy())
             now = self._clock()
             if not self.every or (state.ended is not None and 0 <= now - state.begun < self.every):
-                await asyncio.sleep(self._look_every)
+                left = self.every - (now - state.begun) if self.every else self._look_every
+                await asyncio.sleep(min(self._look_every, left))
                 continue
             if state.ended is not None:
                 state = _Pass(now)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirrorproxy.errors import CacheFailed
-from mirrorproxy.store.files import TEMPORARY, disk_errors, temporary, write_whole
+from mirrorproxy.store.files import TEMPORARY, disk_errors, sync_folder, temporary, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ def prepare(directory: Path) -> None:
         for name, content in (("oci-layout", _LAYOUT), ("index.json", INDEX_HEAD + INDEX_TAIL)):
             if not (directory / name).exists():
                 write_whole(directory / name, [content], scratch=partial, mode=0o600)
+        for folder in (blobs, directory, directory.parent):  # a name is safe when its folder was flushed
+            sync_folder(folder)
         left = [path for path in partial.iterdir() if path.name.startswith(TEMPORARY)]
         for version, migrate in list(enumerate(_MIGRATIONS))[found:]:
             migrate(directory)

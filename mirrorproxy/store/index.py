@@ -395,3 +395,5 @@ class Index:
         log.warning("deleted a row of the index that is not ours: %s", error)
         with suppress(CacheFailed), failures():
             drop()
+            self._rows.drop(_REBUILT)  # what it was is in `index.json`, before that is written from here
+            self.rebuild_needed = True

@@ -5,6 +5,7 @@ diskcache has other ways to keep a value, and whoever can forge a row chooses am
 them, in either direction. diskcache's settings are in the same database, and are checked before it sees them.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -94,6 +95,16 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
         # A forged row that is not UTF-8 shall be read, so that it can be refused.
         self._con.text_factory = lambda text: text.decode(errors="replace")
 
+    @property
+    def _con(self) -> sqlite3.Connection:
+        """The connection of the thread. diskcache's own reads the settings first, which would map a file."""
+        if getattr(self._local, "con", None) is None:
+            self._local.pid = os.getpid()
+            self._local.con = _connected(Path(self._directory))
+            for name in ("synchronous", "cache_size", "mmap_size"):  # which are not kept in the database
+                self._local.con.execute(f"PRAGMA {name} = {_SETTINGS[f'sqlite_{name}']}")
+        return self._local.con  # type: ignore[no-any-return]  # diskcache has no types
+
     def page(self, prefix: str, after: bytes, limit: int) -> list[tuple[int, bytes, int, int, int, object]]:
         """The next rows behind the key `after`: rowid, key, raw, mode, whether there is a file, value."""
         # As bytes, since a forged key may not be UTF-8.
@@ -133,6 +144,15 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
                 self.drop_row(rowid)
 
 
+def _connected(directory: Path) -> sqlite3.Connection:
+    """A connection that locks the database for itself: then SQLite keeps the index of its log in memory, and not in
+    the file `cache.db-shm`, which it would map: whoever truncates that kills the process (SIGBUS).
+    """
+    database = sqlite3.connect(directory / DATABASE, timeout=_LOCKED_FOR, isolation_level=None)
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return database
+
+
 def checked_row(raw: object, mode: object, has_file: object, key: bytes, value: object) -> tuple[str, bytes]:
     """Key and value of a row of a `page`. Raises a `ValueError` where `ClosedDisk` would refuse it."""
     if raw != 1 or mode != MODE_RAW or has_file or type(value) is not bytes:
@@ -144,7 +164,7 @@ def connect(directory: Path) -> Rows:
     """Open the database in `directory`, or make one. Raises `BrokenDatabaseError`, or `CacheFailed`."""
     with failures(opening=True):
         if (directory / DATABASE).exists():
-            with closing(sqlite3.connect(directory / DATABASE, timeout=_LOCKED_FOR)) as database:
+            with closing(_connected(directory)) as database:
                 found = {key for (key,) in database.execute("SELECT key FROM Settings")}
             if not found <= _KNOWN_SETTINGS:
                 raise BrokenDatabaseError("it has settings that are not ours")

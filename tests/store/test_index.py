@@ -14,7 +14,7 @@ from mirrorproxy.manifests import OCI_MANIFEST
 from mirrorproxy.names import Descriptor, Digest, Repository, Tag, repository
 from mirrorproxy.registry import Kind, Listing
 from mirrorproxy.store import index as index_module
-from mirrorproxy.store import records, rows
+from mirrorproxy.store import records
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.queues import ContentQueues
 from mirrorproxy.store.records import Fact, KeptListing, Pin, TagRecord, Used
@@ -305,10 +305,11 @@ class TestDatabase:
 
         def pragmas() -> list[object]:
             assert index._connected is not None
-            names = ("journal_mode", "synchronous", "mmap_size", "cache_size")
+            names = ("journal_mode", "synchronous", "mmap_size", "cache_size", "locking_mode")
             return [index._connected._con.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
-        assert await index._run(pragmas) == ["wal", 1, 0, -8192]
+        assert await index._run(pragmas) == ["wal", 1, 0, -8192, "exclusive"]
+        assert not (directory / "index/cache.db-shm").exists()
 
     async def test_a_new_one_has_to_be_rebuilt_until_that_is_done(self, index: Index) -> None:
         """A rebuild that was killed begins again."""
@@ -379,15 +380,18 @@ class TestDatabase:
         assert [row async for batch in index.tag_rows() for row in batch] == [(ALPINE, LATEST, TagRecord(TWO, 1.0))]
         await index.aclose()
 
+    def writable(self, index: Index, yes: bool) -> None:
+        """Whether the database can be written."""
+        assert index._connected is not None
+        index._connected._con.execute(f"PRAGMA query_only = {not yes}")
+
     async def test_memory_serves_while_it_cannot_be_written(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What upstream said is not lost on those who ask next; and the index works again by itself."""
-        monkeypatch.setattr(rows, "_LOCKED_FOR", 0.05)
         index = Index(directory / "index")
         await index.open()
-        other = sqlite3.connect(directory / "index/cache.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
+        await index._run(self.writable, index, False)
         with pytest.raises(CacheFailed):
             await index.put_tag(ALPINE, LATEST, TagRecord(ONE, 1.0))
         with pytest.raises(CacheFailed):
@@ -396,8 +400,7 @@ class TestDatabase:
         assert index.peek_fact(ALPINE, ONE) == Fact(OCI_MANIFEST, 1)
         assert index.peek_fact(ALPINE, TWO) == Fact(LAYER, 2)
         assert not index.rebuild_needed or await index.tag(ALPINE, Tag("unknown")) is None
-        other.execute("ROLLBACK")
-        other.close()
+        await index._run(self.writable, index, True)
         await index.put_tag(ALPINE, Tag("next"), TagRecord(TWO, 1.0))
         index = await reopened(index)
         assert await index.tag(ALPINE, Tag("next")) == TagRecord(TWO, 1.0)
