@@ -205,8 +205,8 @@ class Retention:
                 stay = {each.digest for each in chosen if 0 <= now - each.last < _GRACE or each.digest in noted}
                 stay |= {each.digest for each in chosen if self._is_held(each.digest)}
                 going = [Gone(each.digest, each.blocks, each.last) for each in chosen if each.digest not in stay]
-                gone = [each.digest async for each in self._remove(going, "size")]
-                await self._index.content(ContentQueues.settle, gone, stay)
+                gone = await self._remove(going, "size")
+                await self._index.content(ContentQueues.settle, [each.digest for each in gone], stay)
                 spared_in_all += len(stay)
                 if gone:
                     return True
@@ -217,26 +217,26 @@ class Retention:
         """Must it not go, whatever its age?"""
         return digest in self.pins.kept or self._blobs.is_read(digest) or self.parts.filling(digest)
 
-    async def _remove(self, going: Iterable[Gone], reason: str) -> AsyncGenerator[Gone, None]:
-        """Remove content from the disk; yields what went. Raises `CacheFailed`. The index is told by the caller."""
+    async def _remove(self, going: list[Gone], reason: str) -> list[Gone]:
+        """Remove a step of content from the disk; returns what went, which is all but where the disk fails on the way.
+
+        The index is told by the caller. Raises `CacheFailed`.
+        """
+        if not going:
+            return []
         now = self._clock()
-        removed = False
-        try:
-            for each in going:
-                size = await self._blobs.remove(each.digest)
-                if size:
-                    self._ledger.removed(size)
-                    self._count(reason, size)
-                    if reason != "manual":
-                        self._metrics.evicted_age.observe(max(0.0, now - each.last))
-                else:
-                    self._ledger.correct(-each.blocks, -1)  # somebody else removed it
-                self.dropped(each.digest)
-                removed = True
-                yield each
-        finally:
-            if removed:
-                self._changed()
+        freed = await self._blobs.remove_all([each.digest for each in going])
+        for each, size in zip(going, freed, strict=False):
+            if size:
+                self._ledger.removed(size)
+                self._count(reason, size)
+                if reason != "manual":
+                    self._metrics.evicted_age.observe(max(0.0, now - each.last))
+            else:
+                self._ledger.correct(-each.blocks, -1)  # somebody else removed it
+            self.dropped(each.digest)
+        self._changed()
+        return going[: len(freed)]
 
     # What somebody says.
 
@@ -250,10 +250,9 @@ class Retention:
             async with self._removing:
                 used = await self._index.used_of(step)
                 known = [Gone(digest, used[digest].blocks, used[digest].last) for digest in step if digest in used]
-                try:
-                    gone += [each async for each in self._remove(known, reason)]
-                finally:
-                    await self._index.content(ContentQueues.forget, step)
+                went = await self._remove(known, reason)
+                await self._index.content(ContentQueues.forget, [each.digest for each in went])
+            gone += went
             await asyncio.sleep(0)
         return gone
 

@@ -5,13 +5,13 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from heapq import nsmallest
 from pathlib import Path
 from typing import NamedTuple
 
-from mirrorproxy.errors import DigestInvalid, DigestMismatch
+from mirrorproxy.errors import CacheFailed, DigestInvalid, DigestMismatch
 from mirrorproxy.names import Digest
 from mirrorproxy.store.directory import ALGORITHMS, prepare
 from mirrorproxy.store.files import disk_errors, sync_folder, temporary, write_whole
@@ -195,6 +195,18 @@ class Content:
             with suppress(FileNotFoundError):
                 final.rename(temporary(self._partial))
         return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+    def _unlink_all(self, digests: Iterable[Digest]) -> list[int]:
+        """Remove these, up to where the disk fails: what each frees. Raises `CacheFailed` where that is the first."""
+        freed: list[int] = []
+        for digest in digests:
+            try:
+                freed.append(self._unlink(digest, None, aside=False))
+            except CacheFailed:
+                if not freed:
+                    raise
+                break
+        return freed
 
     def _unlink(self, digest: Digest, only: Identity | None, *, aside: bool) -> int:
         """Remove it; with `only`, as long as it is still that file, and not what was fetched in its stead.
