@@ -9,6 +9,7 @@ several files in a row cannot be read it is the disk that is broken: then nothin
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.files import disk_errors, write_whole
+from mirrorproxy.tasks import within
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class Scrub:
         self._tidied = tidied
         self._clock = clock
         self._look_every = look_every
+        self._suspects: dict[Digest, None] = {}
+        self._wake = asyncio.Event()
         self._unreadable: list[tuple[Digest, Verdict]] = []
         self.last_ended: float | None = None
         """When the last pass came to its end, in Unix seconds; None: none has yet."""
@@ -88,7 +92,7 @@ class Scrub:
             now = self._clock()
             if not self.every or (state.ended is not None and 0 <= now - state.begun < self.every):
                 left = self.every - (now - state.begun) if self.every else self._look_every
-                await asyncio.sleep(min(self._look_every, left))
+                await self._pause(min(self._look_every, left))
                 continue
             if state.ended is not None:
                 state = _Pass(now)
@@ -98,6 +102,39 @@ class Scrub:
                 log.error("the scrub rests for %.0f minutes: %s", _REST / 60, error)
                 await asyncio.sleep(_REST)
 
+    def suspect(self, digest: Digest) -> None:
+        """Look at this content soon: a reader could not read it."""
+        if len(self._suspects) < _BATCH:
+            self._suspects[digest] = None
+            self._wake.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for so long, or for a suspect."""
+        with contextlib.suppress(TimeoutError):
+            await within(seconds, self._wake.wait())
+        await self._look_at_suspects()
+
+    async def _look_at_suspects(self) -> None:
+        """Those that are wrong are replaced, and the few that cannot be read: many, and it is the disk."""
+        self._wake.clear()
+        bad = []
+        while self._suspects:
+            digest, _ = self._suspects.popitem()
+            verdict = await self._checker.check(self._blobs.path(digest), digest)
+            self._count(verdict)
+            if verdict.state in (State.WRONG, State.UNREADABLE):
+                bad.append((digest, verdict))
+        if sum(verdict.state is State.UNREADABLE for _, verdict in bad) >= _IN_A_ROW:
+            log.error("%d files that clients wanted cannot be read: is the disk broken?", len(bad))
+            bad = [(digest, verdict) for digest, verdict in bad if verdict.state is State.WRONG]
+        for digest, verdict in bad:
+            await self._replace(digest, verdict)
+
+    def _count(self, verdict: Verdict) -> None:
+        if verdict.state is not State.GONE:
+            self._metrics.scrubbed.labels(verdict.state).inc()
+            self._metrics.scrubbed_bytes.inc(verdict.size)
+
     async def _work(self, state: _Pass) -> None:
         """Go on with a pass up to its end. Raises `CacheFailed`."""
         log.info("scrub: %s", "a pass begins" if state.after is None else f"goes on behind {state.after}")
@@ -106,6 +143,7 @@ class Scrub:
         try:
             while batch := await asyncio.to_thread(self._blobs.names, at, _BATCH):
                 for at in batch:
+                    await self._look_at_suspects()
                     verdict = await self._checker.check(self._blobs.path(at), at)
                     counts[verdict.state] += 1
                     await self._judge(at, verdict)
@@ -125,9 +163,7 @@ class Scrub:
         )
 
     async def _judge(self, digest: Digest, verdict: Verdict) -> None:
-        if verdict.state is not State.GONE:
-            self._metrics.scrubbed.labels(verdict.state).inc()
-            self._metrics.scrubbed_bytes.inc(verdict.size)
+        self._count(verdict)
         match verdict.state:
             case State.UNREADABLE:
                 self._unreadable.append((digest, verdict))

@@ -14,6 +14,7 @@ from mirrorproxy.cache.noting import Noting
 from mirrorproxy.cache.shelf import HIT, Shelf
 from mirrorproxy.errors import NotFound, Overloaded, Unauthorized, UpstreamError
 from mirrorproxy.fill import Fills
+from mirrorproxy.fill.passage import Passage
 from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag
 from mirrorproxy.registry import MISS, Blob, Kind, Listing, Manifest, Origin, Outcome, Resolved, Result
@@ -240,6 +241,7 @@ class Cached:
                 # Somebody else's bytes: shown here only on this repository's own word.
                 size = (await self.stat(repository, digest)).descriptor.size
         if (here := await self._shelf.blob(digest, size)) is not None:
+            here.instead = partial(Passage, self._source, repository, digest, here.size)
             self._ahead.asked(repository, digest)
             return here
         key = (Kind.BLOB, "GET", repository, digest)

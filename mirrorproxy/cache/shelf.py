@@ -8,13 +8,14 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from mirrorproxy.cache.memory import Recent
 from mirrorproxy.errors import BadAnswer, CacheFailed
 from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, parse
 from mirrorproxy.names import Descriptor, Digest, Repository, Tag
-from mirrorproxy.registry import Kind, Listing, Manifest, Outcome, Result
+from mirrorproxy.registry import Blob, Kind, Listing, Manifest, Outcome, Result
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.openfiles import OpenBlob
@@ -41,12 +42,22 @@ def _unnoted(digest: Digest, *, manifest: bool = False) -> None:
 
 
 class StoredBlob:
-    """Committed content: a `FileBlob` that is whole."""
+    """Committed content: a `FileBlob` that is whole.
+
+    Where its file cannot be read, `failed` is told, and the rest comes by what `instead` makes, if that is set.
+    """
 
     first = 0
+    instead: Callable[[], Blob] | None = None
 
-    def __init__(self, opened: OpenBlob, outcome: Outcome = HIT) -> None:
+    def __init__(
+        self,
+        opened: OpenBlob,
+        outcome: Outcome = HIT,
+        failed: Callable[[Digest, str], None] = lambda *_: None,
+    ) -> None:
         self._opened = opened
+        self._failed = failed
         self.digest = opened.digest
         self.size: int | None = opened.size
         self.outcome = outcome
@@ -66,12 +77,24 @@ class StoredBlob:
     async def chunks(self, start: int, end: int | None) -> AsyncIterator[bytes]:
         """See `Blob.chunks`."""
         end = self._opened.size if end is None else end
+        problem = "it became shorter than it was"
         while start < end:
-            data = await asyncio.to_thread(os.pread, self._opened.fd, min(_READ, end - start), start)
+            try:
+                data = await asyncio.to_thread(os.pread, self._opened.fd, min(_READ, end - start), start)
+            except OSError as error:
+                data, problem = b"", str(error.strerror)
             if not data:
-                raise CacheFailed(f"the file of {self.digest} became shorter than it was")
+                break
             start += len(data)
             yield data
+        else:
+            return
+        self._failed(self.digest, problem)
+        if self.instead is None:
+            raise CacheFailed(f"the file of {self.digest} cannot be read: {problem}")
+        async with aclosing(self.instead()) as blob:
+            async for data in blob.chunks(start, end):
+                yield data
 
     async def aclose(self) -> None:
         """Give the descriptor back."""
@@ -99,6 +122,8 @@ class Shelf:
         self._used = used or _unnoted
         self._grown = grown
         self._said = -_SAY_EVERY
+        self.suspect: Callable[[Digest], None] = lambda _: None
+        """Is told of content whose file could not be read."""
         self._hot: Recent[Digest, Manifest] = Recent(_HOT_BYTES, lambda manifest: 1024 + 2 * len(manifest.body))
 
     async def fact(self, repository: Repository, digest: Digest) -> Fact | None:
@@ -183,7 +208,7 @@ class Shelf:
         if opened is None:
             return None
         self._used(digest)
-        return StoredBlob(opened)
+        return StoredBlob(opened, failed=self._unreadable)
 
     async def has(self, digest: Digest) -> bool:
         """Is the content here, whoever it belongs to?"""
@@ -209,6 +234,11 @@ class Shelf:
         except CacheFailed as error:
             self._say("the cache is of no help: %s", error)
             return None
+
+    def _unreadable(self, digest: Digest, problem: str) -> None:
+        """A file that is here fails its readers, who have the rest from upstream."""
+        self._say("the file of %s cannot be read, and clients have it from upstream: %s", digest, problem)
+        self.suspect(digest)
 
     def _say(self, message: str, *args: object) -> None:
         """What the disk or the index does wrong, now and then: it does so for all that comes."""

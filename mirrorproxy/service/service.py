@@ -78,6 +78,7 @@ class Service:
             every=settings.scrub.every,
             tidied=self._quarantined,
         )
+        self._contents.shelf.suspect = self._scrub.suspect
 
         self._access = AccessLog(sys.stdout, human=not wants_json(settings.log, sys.stdout))
         self._parts.push_async_callback(self._access.aclose)

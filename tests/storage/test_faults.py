@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -89,6 +90,35 @@ async def test_a_pull_never_fails(proxy: Proxy, hub: Hub, calls: str, error: str
     assert len([line for line in proxy.log()[lines:] if line["level"] == "warning"]) <= 4, "said at each access"
     await recovers(proxy, name, image, layers)
     assert not await tells(proxy)
+
+
+@pytest.mark.parametrize("calls", ["preadv2,pread64", "openat"])
+async def test_content_that_cannot_be_read(proxy: Proxy, hub: Hub, calls: str) -> None:
+    """A hit whose file fails in the middle goes on with bytes from upstream; so does one that cannot be opened. Then
+    the file is looked at, and replaced.
+    """
+    name = f"team/unreadable-{calls[:5]}"
+    layers = [os.urandom(3 * MIB)]
+    image = hub.add_image(name, "1", *layers, config=os.urandom(100))
+    digest = image.layers[0].digest
+    assert "miss" in (await pull(proxy, name, image, layers))[1]
+    await proxy.idle()
+    path = proxy.cache / "blobs/sha256" / digest.hex
+    before = path.stat().st_ino
+    hub.log.clear()
+    if calls == "openat":
+        await asyncio.sleep(1.1)  # what is open is not looked at for a second
+        proxy.send(signal.SIGHUP)  # an answer that was remembered is not given again
+    async with failing(proxy, *calls.split(","), error="EIO", paths=(path,)) as injected:
+        answer = await proxy.ask(f"/v2/{name}/blobs/{digest}")
+        assert (answer.status, answer.complete, answer.body == layers[0]) == (200, True, True)
+        part = await proxy.ask(f"/v2/{name}/blobs/{digest}", headers={"Range": "bytes=1000000-2999999"})
+        assert (part.status, part.body == layers[0][1_000_000:3_000_000]) == (206, True)
+        assert "(INJECTED)" in injected.read_text()
+        if calls != "openat":
+            assert hub.count("cdn") >= 2
+            await until(lambda: not path.exists() or path.stat().st_ino != before)
+    await recovers(proxy, name, image, layers)
 
 
 async def failures(proxy: Proxy) -> float:

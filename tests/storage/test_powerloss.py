@@ -141,7 +141,7 @@ async def test_what_a_power_failure_leaves_is_good_enough(hub: Hub, tmp_path: Pa
 
 
 @pytest.mark.soak
-async def test_what_600_power_failures_leave_is_good_enough(hub: Hub, tmp_path: Path) -> None:
+async def test_what_300_power_failures_leave_is_good_enough(hub: Hub, tmp_path: Path) -> None:
     """The same, more often."""
     recorded = await record(hub, tmp_path / "recorded")
-    log.info(await survive(recorded, 600, random.Random(600)))
+    log.info(await survive(recorded, 300, random.Random(300)))
