@@ -56,13 +56,12 @@ class Load:
         await tasks.aclose()
 
     async def _crowd(self, stack: AsyncExitStack) -> None:
-        """Clients of three downloads that come to no end, of which one may run."""
-        for _ in range(3):
+        """Clients of downloads that come to no end: one may run, sixteen may wait, and the rest gets 503."""
+        for _ in range(19):
             digest = self.hub.add_blob("team/slow", os.urandom(MIB))
             self._quirks[digest.hex] = [Quirk(stall=300 * KIB)]
             wire = await stack.enter_async_context(connect(self.proxy.address))
             wire.send(f"/v2/slow.test/team/slow/blobs/{digest}")
-            await asyncio.sleep(0.05)
 
     async def _images(self, number: int) -> None:
         """Pulled cold by two at once, and warm, over connections that break; a layer changes on the disk."""
