@@ -39,9 +39,9 @@ async def _carry_out(
 
         async def refresh(repository: Repository, tag: Tag) -> Resolved:
             fills = Fills(contents.partials, contents.retention, metrics, terms(settings))
-            parts.push_async_callback(fills.aclose)
             stacks = Stacks(contents.shelf, fills, metrics)
             parts.push_async_callback(stacks.aclose)
+            parts.push_async_callback(fills.aclose)
             stacks.use(settings.upstreams)
             return await stacks.refresh(repository, tag)
 
