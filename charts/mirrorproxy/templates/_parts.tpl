@@ -75,12 +75,14 @@ startupProbe:
     path: /readyz
     port: metrics
   periodSeconds: 3
+  timeoutSeconds: 3
   failureThreshold: 60
 readinessProbe:
   httpGet:
     path: /readyz
     port: metrics
   periodSeconds: 5
+  timeoutSeconds: 3
   failureThreshold: 2
 livenessProbe:
   httpGet:
