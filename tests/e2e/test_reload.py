@@ -53,10 +53,12 @@ async def test_an_upstream_less(proxy: Proxy, hub: Hub) -> None:
     await proxy.reload()
     assert (await proxy.ask("/v2/quay.io/team/less/manifests/1")).body == image.body
     assert "quay.io/team/less" in (await proxy.ask("/v2/_catalog")).body.decode()
+    assert await proxy.total("upstream_up", registry="quay.io") == 1
     quay = proxy.settings["upstreams"].pop("quay.io")
     await proxy.reload()
     assert (await proxy.ask("/v2/quay.io/team/less/manifests/1")).status == 404
     assert "quay.io" not in (await proxy.ask("/v2/_catalog")).body.decode()
+    assert not any("upstream_up" in line and "quay.io" in line for line in (await proxy.metrics()).splitlines())
     proxy.settings["upstreams"]["quay.io"] = quay
     await proxy.reload()
     hub.log.clear()

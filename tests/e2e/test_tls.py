@@ -4,6 +4,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ class Authority:
         self.cert, self.key = folder / "tls.crt", folder / "tls.key"
         self._ca = trustme.CA()
 
-    def issue(self) -> None:
-        """A new certificate, put in place as certbot does: by renaming."""
-        issued = self._ca.issue_cert("localhost")
+    def issue(self, end: datetime | None = None) -> None:
+        """A new certificate, good until `end` or for very long, put in place as certbot does: by renaming."""
+        issued = self._ca.issue_cert("localhost", not_after=end)
         for path, blob in ((self.cert, issued.cert_chain_pems[0]), (self.key, issued.private_key_pem)):
             new = path.with_suffix(".new")
             blob.write_to_path(str(new))
@@ -106,6 +107,16 @@ async def test_a_new_certificate(proxy: Proxy, hub: Hub, authority: Authority) -
                 await asyncio.sleep(0.05)
         assert first + await wire.reader.readexactly(7 * MIB) == data
     assert proxy.said("is in use now")
+
+
+async def test_the_end_of_the_certificate(proxy: Proxy, authority: Authority) -> None:
+    """Is shown, for an alert, and that of a new one from then on."""
+    end = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+    assert await proxy.total("tls_certificate_expiry_timestamp_seconds") > datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+    authority.issue(end)
+    async with asyncio.timeout(10):
+        while await proxy.total("tls_certificate_expiry_timestamp_seconds") != end.timestamp():
+            await asyncio.sleep(0.05)
 
 
 async def test_half_a_replacement(proxy: Proxy, authority: Authority) -> None:

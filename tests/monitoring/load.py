@@ -125,6 +125,7 @@ async def loaded(directory: Path) -> AsyncIterator[Load]:
             upstreams,
             server={"metrics_listen": [watched]},
             cache={"max_size": "10MiB"},
+            scrub={"every": "1s"},
             fills={"budget": "21s", "abandoned": "stop"},
         )
         proxy = Proxy(directory, told)
