@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _PAGES = 64  # connections for health pages and metrics, where these have an address of their own
 _LOOK_EVERY = 5.0  # seconds
+_LAST_REQUESTS = 0.2  # seconds: who was let in at the last moment has yet to ask
 _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the log
 
 
@@ -154,6 +155,7 @@ class Service:
         self._probes.state = State.DRAINING
         log.info("stopping; %d requests get %.0f s to end", self._app.inflight, self._settings.server.grace)
         await self._listening.close()
+        await asyncio.sleep(_LAST_REQUESTS)
         await self._app.drained(self._settings.server.grace)
 
     async def aclose(self) -> None:

@@ -19,8 +19,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-build.lock")
 
-_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,systemd,dbus"  # the last two: to run it under systemd
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+RUN = (
+    "--network=host",
+    "--pull=never",
+    "--health-interval=disable",
+    "--ulimit=nofile=4096:4096",
+    "--ulimit=nproc=4096:4096",
+)
+"""Flags for any container here: runc may not raise limits, and health checks would need a systemd around podman."""
 
 
 class Engine:
@@ -36,7 +45,7 @@ class Engine:
         self._store = ("--root", f"{self._cache}/images", "--runroot", f"{self._cache}/run")
         self.image = f"localhost/mirrorproxy-{os.getpid()}"
         self._suite = _os_release()["VERSION_CODENAME"]
-        self._base = f"localhost/debian-{self._suite}-python"
+        self._base = f"localhost/debian-{self._suite}-python-systemd"
 
     def build(self, **arguments: str) -> str:
         """Build the Dockerfile; what that printed."""
@@ -54,9 +63,13 @@ class Engine:
         """What the image says of itself."""
         return self._inspect(self.image)
 
+    def run(self, name: str, *argv: str) -> None:
+        """Start a container on the network of this machine; `argv`: flags, the image, its arguments."""
+        self.podman("run", "--detach", f"--name={name}", *RUN, *argv)
+
     def remove(self, container: str) -> None:
         """Remove a container, running or not, and its volumes."""
-        self.podman("rm", "--force", "--volumes", container)
+        self.podman("rm", "--force", "--time=0", "--volumes", container)
 
     def close(self) -> None:
         """Remove the image."""

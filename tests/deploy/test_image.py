@@ -17,13 +17,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mirrorproxy.config import load
-from tests.deploy.image import LOCKS, ROOT, Engine
+from tests.deploy.image import LOCKS, ROOT, RUN, Engine
 from tests.e2e.client import ask
 from tests.e2e.conftest import settings, upstream
 from tests.e2e.proxy import own_address
 from tests.fakes.hub import Hub
 
-pytestmark = pytest.mark.xdist_group("deploy image")
+pytestmark = [pytest.mark.xdist_group("deploy image"), pytest.mark.timeout(600)]  # where the base is to be made
 
 TOOLS = Path(sys.prefix) / "tools" / "bin"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -98,7 +98,6 @@ def _needed(wanted: Iterator[Requirement]) -> set[str]:
 # The image.
 
 
-@pytest.mark.timeout(600)  # the first time on a machine it makes the base
 def test_the_image_says_how_it_is_run(engine: Engine) -> None:
     """What engines and people read off it."""
     found = engine.configuration()
@@ -130,25 +129,17 @@ def test_the_image_has_what_is_locked_and_nothing_else(engine: Engine) -> None:
         "print(json.dumps([{d.name: d.version for d in m.distributions(path=[p for p in sys.path if 'opt' in p])},"
         "sorted(str(p) for p in root.rglob('*') if not p.is_symlink() and p.stat().st_uid)]))"
     )
-    installed, foreign = json.loads(engine.podman(*_FLAGS, "--rm", "--entrypoint=python", engine.image, "-c", program))
+    installed, foreign = json.loads(
+        engine.podman("run", "--rm", *RUN, *STRICT, "--entrypoint=python", engine.image, "-c", program)
+    )
     installed = {canonicalize_name(name): version for name, version in installed.items()}
     assert installed.pop("mirrorproxy") == PROJECT["project"]["version"]
     assert installed == {name: str(each.specifier)[2:] for name, each in _locked(LOCKS[0]).items()}
     assert foreign == []
 
 
-_FLAGS = (  # as strict as Kubernetes' `restricted`; the limits are what runc may set here, the timer is systemd's
-    "run",
-    "--network=host",
-    "--read-only",
-    "--read-only-tmpfs=false",
-    "--cap-drop=all",
-    "--security-opt=no-new-privileges",
-    "--pull=never",
-    "--ulimit=nofile=4096:4096",
-    "--ulimit=nproc=4096:4096",
-    "--health-interval=disable",
-)
+STRICT = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges")
+"""As strict as Kubernetes' `restricted`."""
 
 
 @pytest.fixture
@@ -158,9 +149,7 @@ def container(engine: Engine, hub: Hub, tmp_path: Path) -> Iterator[tuple[str, s
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings({"docker.io": upstream(hub)}, server={"listen": [address]})))
     os.chmod(tmp_path, 0o755)
-    engine.podman(
-        *_FLAGS, "--detach", f"--name={name}", f"--volume={config}:/etc/mirrorproxy/config.yaml:ro", engine.image
-    )
+    engine.run(name, *STRICT, f"--volume={config}:/etc/mirrorproxy/config.yaml:ro", engine.image)
     yield name, address
     engine.remove(name)
 
