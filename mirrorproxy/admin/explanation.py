@@ -122,7 +122,7 @@ def _pull(desk: Desk, entry: Entry, anatomy: Anatomy, *, fresh: bool) -> tuple[P
     if not pulled:
         return "fetch", f"{ask}the manifest of the client's platform, and what that names, is fetched"
     if missing:
-        return "fetch", f"{ask}{_count(missing.values())} of {_size(missing.values()):,} bytes are fetched"
+        return "fetch", f"{ask}{_count(missing.values())} to fetch, {_size(missing.values()):,} bytes"
     others = " (other platforms than these are fetched)" if len(pulled) < len(anatomy.variants) else ""
     if fresh:
         return "hit", f"all comes from the cache, upstream is asked nothing{others}"

@@ -11,7 +11,6 @@ from mirrorproxy.config import Settings
 
 _COLUMNS = (
     Column("IMAGE", cut=True),
-    Column("DIGEST"),
     Column("PLATFORMS", cut=True),
     Column("CACHED"),
     Column("OWN", right=True),
@@ -19,6 +18,7 @@ _COLUMNS = (
     Column("LAST USED", right=True),
     Column("FRESH FOR", right=True),
 )
+_DIGEST = 19  # characters: the algorithm and twelve digits
 
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -60,12 +60,11 @@ def _list(args: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _cells(image: dict[str, Any]) -> tuple[str, ...]:
-    name = image["name"] if image["tag"] else f"{image['registry']}/{image['repository']}"
+    name = image["name"] if image["tag"] else image["name"][: -len(image["digest"])] + image["digest"][:_DIGEST]
     here = [each for each in image["platforms"] if each["state"] != "absent"]
     state = "complete" if image["complete"] else "partial"
     return (
         name,
-        image["digest"].partition(":")[2][:12],
         ",".join(each["platform"] or "?" for each in here),
         f"{state}, pinned" if image["pinned"] else state,
         words.size(image["own"]),

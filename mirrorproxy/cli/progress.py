@@ -39,7 +39,7 @@ class ProgressBar:
         self._drawn = True
         done, total = int(event["done"]), event["total"]
         said = size if event["unit"] == "bytes" else "{:,}".format
-        words = f"{event['doing']} {said(done)}"
+        words = f"{event['doing']} {said(done)}" if done else str(event["doing"])
         if total:
             width = max(0, min(_WIDTH, shutil.get_terminal_size().columns - 60))
             full = "#" * min(width, width * done // total)

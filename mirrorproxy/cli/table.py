@@ -79,5 +79,6 @@ class Table:
 
     def _cell(self, text: str, width: int, column: Column) -> str:
         if self._terminal and column.cut and len(text) > width:
-            text = f"{text[: width - 1]}…"
+            start = width // 3  # the end tells more: a tag
+            text = f"{text[:start]}…{text[start + 1 - width :]}"
         return text.rjust(width) if column.right else text.ljust(width)

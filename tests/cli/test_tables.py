@@ -45,9 +45,9 @@ def test_a_terminal_gets_what_fits_into_it(narrow: None, monkeypatch: pytest.Mon
             monkeypatch.setenv("NO_COLOR", "1")
         out = Terminal()
         with Table(out, COLUMNS) as rows:
-            rows.row("a" * 30, "1 B")
+            rows.row("a" * 20 + "b" * 10, "1 B")
         head, line = out.getvalue().splitlines()
-        assert line == f"{'a' * 17}…   1 B"
+        assert line == f"aaaaaa…a{'b' * 10}   1 B"
         assert len(line) == 24
         assert head.startswith("\x1b[1mNAME") is not quiet
 
