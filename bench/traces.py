@@ -40,9 +40,10 @@ class Event(NamedTuple):
 
 
 class Maker:
-    """Makes images, at random but always the same ones."""
+    """Makes images, at random but always the same ones. `part`: so much of a whole trace is made."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, part: float = 1.0) -> None:
+        self.part = part
         self.random = random.Random(seed)
         self._names = itertools.count()
         self._bases = [tuple(self._layer() for _ in range(self.random.randint(1, 4))) for _ in range(30)]
@@ -60,8 +61,9 @@ class Maker:
         return Piece(next(self._names), int(min(3e9, max(200.0, self.random.lognormvariate(math.log(3 << 20), 1.8)))))
 
 
-def zipf(maker: Maker, images: int = 2000, pulls: int = 30_000) -> Iterator[Event]:
+def zipf(maker: Maker) -> Iterator[Event]:
     """A stable set of images, of which the n-th is pulled 1/n as often as the first, at any time."""
+    images, pulls = int(2000 * maker.part), int(30_000 * maker.part)
     all_images = [maker.image() for _ in range(images)]
     weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(images)))
     times = sorted(maker.random.uniform(0, _DAYS * _DAY) for _ in range(pulls))
@@ -71,7 +73,11 @@ def zipf(maker: Maker, images: int = 2000, pulls: int = 30_000) -> Iterator[Even
 
 def scans(maker: Maker) -> Iterator[Event]:
     """The same, and every night something (a scanner, a migration) pulls 300 images that nobody pulls again."""
-    scanned = (Event(day * _DAY + number * 30.0, maker.image()) for day in range(_DAYS) for number in range(300))
+    scanned = (
+        Event(day * _DAY + number * 30.0, maker.image())
+        for day in range(_DAYS)
+        for number in range(int(300 * maker.part))
+    )
     yield from heapq.merge(zipf(maker), scanned, key=lambda event: event.when)
 
 
@@ -81,9 +87,10 @@ def bursts(maker: Maker) -> Iterator[Event]:
     """
     built: list[Event] = []
     projects = [maker.image()[2:] for _ in range(20)]
-    for number in range(_DAYS * 60):
+    a_day = int(60 * maker.part)
+    for number in range(_DAYS * a_day):
         image = maker.image(below=maker.random.choice(projects), layers=2)
-        when = number * _DAY / 60
+        when = number * _DAY / a_day
         built += [Event(when + maker.random.uniform(0, 600), image) for _ in range(40)]
         built += [Event(when + maker.random.uniform(3600, _DAY), image) for _ in range(3)]
     built.sort(key=lambda event: event.when)
@@ -234,9 +241,11 @@ def _following(flat: list[Piece]) -> list[int]:
 POLICIES = {"LRU": lru, "S3-FIFO": s3fifo, "Belady": belady, "bound": bound}
 
 
-def compare(trace: str, shares: tuple[float, ...], seed: int = 1) -> Iterator[tuple[float, dict[str, float]]]:
+def compare(
+    trace: str, shares: tuple[float, ...], seed: int = 1, part: float = 1.0
+) -> Iterator[tuple[float, dict[str, float]]]:
     """Hit ratios by bytes of all policies, for caches of these shares of all bytes that the trace ever asks for."""
-    events = list(TRACES[trace](Maker(seed)))
+    events = list(TRACES[trace](Maker(seed, part)))
     footprint = sum({piece.name: piece.size for event in events for piece in event.pieces}.values())
     for share in shares:
         ratios = {}
