@@ -37,7 +37,7 @@ class Account:
         """Tell the ledger what is there, where the index knows. Raises `CacheFailed`."""
         complete, self._clean = await self._index.content(ContentQueues.opened)
         if complete:
-            self._ledger.set_used(*await self._index.content(ContentQueues.account))
+            self._ledger.set_used(*await self._index.asked(ContentQueues.account))
 
     async def close(self) -> None:
         """Say that the index knows all. Raises `CacheFailed`."""
@@ -67,7 +67,7 @@ class Account:
             batch = await asyncio.to_thread(lambda: list(islice(found, _BATCH)))
             if not batch:
                 return total, count
-            absent = set(await self._index.content(ContentQueues.absent, [each.digest for each in batch]))
+            absent = set(await self._index.asked(ContentQueues.absent, [each.digest for each in batch]))
             old = [each for each in batch if each.changed < self._began]
             total += sum(each.blocks for each in old)
             count += len(old)
@@ -85,7 +85,7 @@ class Account:
     async def _walk_rows(self, removing: asyncio.Lock, rest: float) -> None:
         """Take out what is not there."""
         after: Digest | None = None
-        while page := await self._index.content(ContentQueues.page, after, _BATCH):
+        while page := await self._index.asked(ContentQueues.page, after, _BATCH):
             started = time.monotonic()
             after = page[-1][0]
             if await asyncio.to_thread(self._gone, (digest for digest, _ in page)):

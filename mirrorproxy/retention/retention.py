@@ -19,7 +19,7 @@ from mirrorproxy.retention.rules import Rule
 from mirrorproxy.retention.sweep import too_old
 from mirrorproxy.retention.uses import Uses
 from mirrorproxy.store.blobs import BlobStore
-from mirrorproxy.store.eviction import Candidate, Oldest
+from mirrorproxy.store.eviction import Candidate, Entry, Oldest, Queue
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.ledger import Ledger, Reservation
@@ -199,19 +199,39 @@ class Retention:
         async with self._removing:
             spared_in_all = 0
             while True:
-                await self.write_uses()
-                chosen, more = await self._index.content(ContentQueues.choose, needed, _STEP)
+                with contextlib.suppress(CacheFailed):
+                    await self.write_uses()
+                chosen, more = await self._choose(needed)
                 now, noted = self._clock(), await self._uses.noted()
                 stay = {each.digest for each in chosen if 0 <= now - each.last < _GRACE or each.digest in noted}
                 stay |= {each.digest for each in chosen if self._is_held(each.digest)}
                 going = [Gone(each.digest, each.blocks, each.last) for each in chosen if each.digest not in stay]
                 gone = await self._remove(going, "size")
-                await self._index.content(ContentQueues.settle, [each.digest for each in gone], stay)
+                await self._settle([each.digest for each in gone], stay)
                 spared_in_all += len(stay)
                 if gone:
                     return True
                 if not more or spared_in_all > _MOST_SPARED:
                     return False
+
+    async def _choose(self, needed: int) -> tuple[list[Entry], bool]:
+        """What should go. An index that can only be read, on a full disk mostly, says what is there for longest: with
+        that gone it can be written again. Raises `CacheFailed` where it cannot be read either.
+        """
+        try:
+            return await self._index.content(ContentQueues.choose, needed, _STEP)
+        except CacheFailed:
+            oldest: list[Entry] = []
+            for queue in (Queue.SMALL, Queue.MAIN):
+                oldest += await self._index.asked(ContentQueues.oldest, queue, 0, _STEP)
+            return [each for each in oldest if not self._uses.is_gone(each.digest)][:_STEP], False
+
+    async def _settle(self, gone: list[Digest], stay: set[Digest]) -> None:
+        try:
+            await self._index.content(ContentQueues.settle, gone, stay)
+        except CacheFailed:
+            for digest in gone:
+                self._uses.note_gone(digest)
 
     def _is_held(self, digest: Digest) -> bool:
         """Must it not go, whatever its age?"""
@@ -270,7 +290,7 @@ class Retention:
         await self.pins.look()
         oldest = Oldest(0 if to is None else (self._ledger.used or 0) - to)
         now, after = self._clock(), None
-        while page := await self._index.content(ContentQueues.page, after, _BATCH):
+        while page := await self._index.asked(ContentQueues.page, after, _BATCH):
             after = page[-1][0]
             aged: list[Gone] = []
             for digest, used in page:

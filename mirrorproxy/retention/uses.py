@@ -41,6 +41,10 @@ class Uses:
         """Its file was removed."""
         self._gone.add(digest)
 
+    def is_gone(self, digest: Digest) -> bool:
+        """Was its file removed, and does the index not know yet?"""
+        return digest in self._gone
+
     async def noted(self) -> set[Digest]:
         """What was used since the last write."""
         manifests = set(self._manifests)
@@ -55,9 +59,9 @@ class Uses:
                 for named in await self._images.all_named([digest]):
                     self._uses[named] = max(when, self._uses.get(named, when))
             try:
-                if self._gone:
-                    gone, self._gone = self._gone, set()
+                if gone := tuple(self._gone):
                     await self._index.content(ContentQueues.forget, gone)
+                    self._gone.difference_update(gone)
                 while self._uses:
                     batch = {digest: self._uses.pop(digest) for digest in list(islice(self._uses, _BATCH))}
                     unknown = await self._index.content(ContentQueues.touch, batch)

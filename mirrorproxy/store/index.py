@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
@@ -46,8 +46,7 @@ class Index:
     """The index in `directory`. Open it, then call it on the event loop; the `walk_*` are for other threads.
 
     What waits raises `CacheFailed` when the database does. `rebuild_needed`: what `index.json` knows is not in here.
-    `is_new`: it was made anew, and whoever keeps account of the disk has not seen it yet.
-    `refused` counts the rows that were deleted because they were not ours.
+    `is_new`: it was made anew, and who keeps account of the disk has not seen it. `refused`: rows deleted as not ours.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -193,7 +192,7 @@ class Index:
 
     async def content(self, work: Callable[Concatenate[ContentQueues, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the `ContentQueues`, in one transaction: `index.content(ContentQueues.touch, uses)`."""
-        return await self._run(lambda: self._in_queues(lambda queues: work(queues, *args, **kwargs)))
+        return await self._run(self._in_queues, lambda queues: work(queues, *args, **kwargs), writes=True)
 
     async def put_origin(self, digest: Digest, endpoint: str) -> None:
         """Remember from which endpoint content came."""
@@ -203,9 +202,13 @@ class Index:
         """The endpoints that these came from, as far as they are known."""
         return await self._run(self._get_all, tuple(digests), records.origin_key, records.parse_origin)
 
+    async def asked(self, work: Callable[Concatenate[ContentQueues, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what only reads: it works where the database cannot be written, too."""
+        return await self._run(self._in_queues, lambda queues: work(queues, *args, **kwargs), writes=False)
+
     async def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
         """The last use of these, and the bytes they take on the disk, as far as they are known to be here."""
-        return await self.content(ContentQueues.used_of, tuple(digests))
+        return await self.asked(ContentQueues.used_of, tuple(digests))
 
     async def put_pin(self, pin: Pin) -> None:
         """Remember what must stay."""
@@ -256,8 +259,7 @@ class Index:
         after: bytes | None = prefix.encode()
         while after is not None:
             batch, after = await self._run(self._page, prefix, after, parse)
-            if batch:
-                yield batch
+            yield batch
 
     def _walk(self, prefix: str, parse: Callable[[str, bytes], T], start: str | None = None) -> Iterator[T]:
         after: bytes | None = (start or prefix).encode()
@@ -333,8 +335,8 @@ class Index:
         assert self._connected is not None
         return self._connected
 
-    def _in_queues(self, work: Callable[[ContentQueues], T]) -> T:
-        with self._rows.transact():
+    def _in_queues(self, work: Callable[[ContentQueues], T], *, writes: bool) -> T:
+        with self._rows.transact() if writes else nullcontext(self._rows):
             return work(self._queues)
 
     def _get(self, key: str, parse: Callable[[bytes], T]) -> T | None:
@@ -379,15 +381,14 @@ class Index:
 
     def _page(self, prefix: str, after: bytes, parse: Callable[[str, bytes], T]) -> tuple[list[T], bytes | None]:
         """What the next rows behind the key `after` say, and the key to go on from, None at the end."""
-        table = self._rows
         found = []
-        rows = table.page(prefix, after, _PAGE)
+        rows = self._rows.page(prefix, after, _PAGE)
         for rowid, key, raw, mode, has_file, value in rows:
             try:
                 text, data = checked_row(raw, mode, has_file, key, value)
                 found.append(parse(text.removeprefix(prefix), data))
             except BAD_ROW as error:
-                self._refuse(error, partial(table.drop_row, rowid))
+                self._refuse(error, partial(self._rows.drop_row, rowid))
         return found, rows[-1][1] if len(rows) == _PAGE else None
 
     def _refuse(self, error: Exception, drop: Callable[[], None]) -> None:

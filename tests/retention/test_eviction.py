@@ -9,6 +9,7 @@ from mirrorproxy.errors import CacheFailed
 from mirrorproxy.names import Tag
 from mirrorproxy.retention import Bounds
 from mirrorproxy.store.eviction import ONE_USE
+from mirrorproxy.store.queues import ContentQueues
 from mirrorproxy.store.records import Pin
 from tests.retention.conftest import APP, KIB, Place
 
@@ -171,3 +172,17 @@ async def test_room_for_many_at_once(place: Place) -> None:
     assert all(isinstance(each, CacheFailed) for each in asked if isinstance(each, BaseException))
     assert 15 <= len(given) <= 18
     assert place.ledger.taken <= place.ledger.limit
+
+
+async def test_an_index_that_can_only_be_read(place: Place) -> None:
+    """On a full disk it cannot be written: content goes all the same, so that it can."""
+    for _ in range(9):
+        await place.blob(100 * KIB)
+    await place.retention.write_uses()
+    place.now += LONG
+    await place.index._run(lambda: place.index._rows._sql("PRAGMA query_only = ON").fetchall())
+    (await place.retention.reserve(500 * KIB)).release()
+    assert (place.ledger.used, place.ledger.objects) == await asyncio.to_thread(place.on_disk)
+    await place.index._run(lambda: place.index._rows._sql("PRAGMA query_only = OFF").fetchall())
+    await place.retention.write_uses()
+    assert await place.index.content(ContentQueues.account) == await asyncio.to_thread(place.on_disk)
