@@ -49,7 +49,7 @@ def plan_setup(directory: Path, registries: Iterable[str], mirror: Mirror, *, re
     Raises Refused: something is there and `replace` is not set; NameInvalid: a name is none; OSError.
     """
     wanted = {directory / folder_of(registry) / _HOSTS: hosts_toml(registry, mirror) for registry in registries}
-    changes = [_taken_back(path) for path in _ours(directory) if path not in wanted]
+    changes: list[Change] = []
     for path, text in wanted.items():
         present = _read(path)
         if present == text:
@@ -62,7 +62,7 @@ def plan_setup(directory: Path, registries: Iterable[str], mirror: Mirror, *, re
             changes.append(Change("write" if present is None else "replace", path, text))
         else:
             raise Refused(_why(path, present))
-    return changes
+    return changes + [_taken_back(path) for path in _ours(directory) if path not in wanted]
 
 
 def plan_removal(directory: Path) -> list[Change]:
@@ -90,9 +90,10 @@ def apply(change: Change) -> None:
 def warnings(directory: Path, registries: Collection[str]) -> Iterator[str]:
     """What makes pulls pass the mirror, or not come back from it, though all files are as they should be."""
     if DEFAULT in registries:
-        others = sorted(folder.name for folder in _folders(directory) if folder.name != DEFAULT)
-        for name in others:
-            yield f"{directory / name} wins over {DEFAULT}: pulls from there do not come to mirrorproxy"
+        ours = {path.parent for path in _ours(directory)}
+        for folder in _folders(directory):
+            if folder.name != DEFAULT and folder not in ours:
+                yield f"{folder} wins over {DEFAULT}: pulls from there do not come to mirrorproxy"
     for folder in _folders(directory):
         if is_edited(_read(folder / _HOSTS) or ""):
             yield f"{folder / _HOSTS} was changed since mirrorproxy wrote it, and is left alone"

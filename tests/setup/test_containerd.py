@@ -43,13 +43,15 @@ def test_all_registries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines() == [f"write {path}", "nothing to change"]
 
 
-def test_other_words_replace_the_earlier_ones(tmp_path: Path) -> None:
+def test_other_words_replace_the_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another mirror upgrades the file; other registries take the place of those before."""
     setup(tmp_path)
     setup(tmp_path, "--mirror", "http://10.0.0.1:30050")
     assert '[host."http://10.0.0.1:30050"]' in files(tmp_path)["_default/hosts.toml"]
     setup(tmp_path, "--registry", "docker.io", "--registry", "r.example.com:8443")
     assert set(files(tmp_path)) == {"docker.io/hosts.toml", "r.example.com_8443_/hosts.toml"}
+    done = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in done] == ["write", "write", "remove"]  # never without any for a moment
     assert not (tmp_path / "_default").exists()
 
 
@@ -116,6 +118,8 @@ def test_a_folder_that_wins_over_the_default_is_told(tmp_path: Path, capsys: pyt
     (tmp_path / "ghcr.io").mkdir()
     assert setup(tmp_path) == 0
     assert f"{tmp_path}/ghcr.io wins over _default" in capsys.readouterr().err
+    assert setup(tmp_path, "--registry", "_default", "--registry", "ghcr.io") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
