@@ -137,8 +137,8 @@ async def loaded(directory: Path) -> AsyncIterator[Load]:
         await ask(proxy.address, "/v2/stale.test/team/stale/manifests/1")
         assert await proxy.stop() == 0
         week = time.time() - 7 * 86_400
-        for path in (proxy.cache / "blobs").rglob("*"):
-            os.utime(path, (week, week))
+        for digest in old:
+            os.utime(proxy.cache / "blobs" / digest.algorithm / digest.hex, (week, week))
         shutil.rmtree(proxy.cache / "index")
         proxy.tolerate("")  # it is there for its errors
         async with proxy:

@@ -44,8 +44,8 @@ def test_rows_come_in_the_order_in_which_one_asks() -> None:
 
 
 def test_panels_have_their_own_place() -> None:
-    """Whole lines of 24, none over another."""
-    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    """And names; whole lines of 24, none over another."""
+    assert len({panel["id"] for panel in PANELS}) == len({panel["title"] for panel in PANELS}) == len(PANELS)
     for one, other in itertools.combinations([panel["gridPos"] for panel in PANELS], 2):
         apart = (
             one["x"] + one["w"] <= other["x"]
