@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from mirrorproxy.manifests import OCI_INDEX
 from mirrorproxy.names import Digest
 from tests.cli.conftest import Cache, stock
 from tests.fakes.script import Quirk
@@ -146,3 +147,46 @@ async def test_refresh_of_what_upstream_does_not_have_or_does_not_tell(cache: Ca
     assert (ran.status, "never changes" in ran.err) == (2, True)
     ran = await cache.call("refresh", "nowhere.example/app")
     assert (ran.status, "not one of the configured registries" in ran.err) == (3, True)
+
+
+async def test_what_would_survive_does(cache: Cache) -> None:
+    """One platform of an index was pulled, of another some: with the upstream gone the first one can be pulled."""
+    hub = cache.hub
+    names = ("amd64", "arm64", "riscv64")
+    images = {name: hub.add_image("team/many", name, os.urandom(3000), config=name.encode()) for name in names}
+    entries = [
+        {
+            "mediaType": image.manifest.media_type,
+            "digest": image.manifest.digest,
+            "size": image.manifest.size,
+            "platform": {"os": "linux", "architecture": name},
+        }
+        for name, image in images.items()
+    ]
+    hub.add_manifest("team/many", {"manifests": entries}, "all", media_type=OCI_INDEX)
+
+    async def pull(name: str, *, layers: bool = True) -> bool:
+        """As a client does."""
+        image = images[name]
+        paths = ["manifests/all", f"manifests/{image.manifest.digest}", f"blobs/{image.config.digest}"]
+        paths += [f"blobs/{layer.digest}" for layer in image.layers if layers]
+        return all([(await cache.proxy.ask(f"/v2/ghcr.io/team/many/{path}")).status == 200 for path in paths])
+
+    assert await pull("amd64")
+    assert await pull("arm64", layers=False)
+    await cache.proxy.idle()
+    (row,) = (await cache.call("why", "ghcr.io/team/many:all", "--json")).rows
+    assert [(each["platform"], each["state"]) for each in row["platforms"]] == [
+        ("linux/amd64", "complete"),
+        ("linux/arm64", "partial"),
+        ("linux/riscv64", "absent"),
+    ]
+    assert (row["survives"], row["pull"]) == (["linux/amd64"], "fetch")
+    assert "linux/arm64 could not" in row["survives_words"]
+    (listed,) = (await cache.call("ls", "ghcr.io/team/many:all", "--json")).rows
+    assert listed["complete"] is False
+    await hub.registry.stop()
+    try:
+        assert [await pull(name) for name in images] == [True, False, False]
+    finally:
+        await hub.registry.start(hub._at_registry)

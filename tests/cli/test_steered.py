@@ -61,7 +61,10 @@ async def test_rm_removes_what_no_other_image_needs(cache: Cache, running: bool)
     assert not any(kept(cache, digest) for digest in own(images))
     assert kept(cache, Digest.of(images.base))
     assert await listed(cache) == ["docker.io/library/alpine:3.20", "ghcr.io/team/app:2"]
-    if not running:
+    if running:
+        assert await cache.proxy.total("cache_evictions_total", reason="manual") == 3
+        assert cache.proxy.said('a command asks for rm {"references": ["ghcr.io/team/app:1"]')
+    else:
         await cache.proxy.start()
     cache.hub.log.clear()
     await cache.pull("docker.io/library/alpine", "3.20")
