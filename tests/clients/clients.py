@@ -204,7 +204,7 @@ class Kubelet(Containerd):
 
     def pull(self, reference: str) -> str:
         script = ROOT / "tests" / "clients" / "cri.py"
-        self._run(ROOT / ".venv" / "tools" / "bin" / "python", script, f"{self._directory}/address", reference)
+        self._run(Path(sys.prefix) / "tools" / "bin" / "python", script, f"{self._directory}/address", reference)
         return self._digest(reference)
 
     def _settings(self) -> str:

@@ -3,6 +3,7 @@
 import functools
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TOOLS = ROOT / ".venv" / "tools" / "bin"
+TOOLS = Path(sys.prefix) / "tools" / "bin"
 OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
 ON_NODES = ("node-local", "node-port", "two-tier")
 VERSIONS = ("1.30", "1.33", "1.37")
