@@ -50,7 +50,9 @@ def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace, Se
     """
     try:
         loaded = load(args.config, os.environ, Overrides(listen=(), cache_dir=args.cache_dir, upstreams=()))
-        return 0 if work(args, loaded.settings) else 1
+        well = work(args, loaded.settings)
+        sys.stdout.flush()
+        return 0 if well else 1
     except ConfigError as error:
         print(error, file=sys.stderr)
         return os.EX_CONFIG

@@ -130,6 +130,8 @@ async def test_refresh_asks_now_and_tells_what_changed(cache: Cache) -> None:
         assert row["digest"] == moved.manifest.digest
         kept = cache.proxy.cache / "blobs" / "sha256" / moved.manifest.digest.hex
         assert kept.read_bytes() == moved.body
+        (row,) = (await cache.call("why", "alpine:3.20", "--json")).rows
+        assert (row["pull"], row["endpoints"]) == ("fetch", [cache.hub.registry.origin.partition("://")[2]])
     await cache.proxy.start()
 
 
