@@ -1,11 +1,13 @@
 """The dashboard is one that Grafana takes by import, by provisioning and from a sidecar alike."""
 
+import copy
 import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from tests.k8s.manifests import tool
 from tests.monitoring.expressions import expressions, names
 from tests.test_metrics import ADDED, CONTRACT
 
@@ -27,6 +29,34 @@ def test_it_is_classic_and_new_to_every_grafana() -> None:
     text = json.dumps(DASHBOARD)
     assert set(re.findall(r'"uid": "([^"]*)"', text)) == {"mirrorproxy", "${datasource}"}
     assert "DS_" not in text
+
+
+def test_grafana_s_own_types_read_all_of_it() -> None:
+    """What they do not know they leave out; these keys they leave out of every dashboard."""
+    read = """if True:
+        import json, sys
+        from grafana_foundation_sdk.cog.encoder import JSONEncoder
+        from grafana_foundation_sdk.cog.plugins import register_default_plugins
+        from grafana_foundation_sdk.models.dashboard import Dashboard
+        register_default_plugins()
+        print(JSONEncoder().encode(Dashboard.from_json(json.load(sys.stdin))))
+    """
+    found = json.loads(tool("python", "-c", read, given=json.dumps(DASHBOARD)))
+    given = copy.deepcopy(DASHBOARD)
+    for key in ("id", "__inputs", "__requires"):
+        del given[key]
+    for variable in given["templating"]["list"]:
+        variable.pop("definition", None)
+    assert lost(given, found) == []
+
+
+def lost(given: Any, found: Any, path: str = "") -> list[str]:
+    """What is in `given` and not, or otherwise, in `found`."""
+    if isinstance(given, dict) and isinstance(found, dict):
+        return [each for key in given for each in lost(given[key], found.get(key), f"{path}/{key}")]
+    if isinstance(given, list) and isinstance(found, list) and len(given) == len(found):
+        return [each for at, pair in enumerate(zip(given, found, strict=True)) for each in lost(*pair, f"{path}/{at}")]
+    return [] if given == found else [path]
 
 
 def test_rows_come_in_the_order_in_which_one_asks() -> None:
