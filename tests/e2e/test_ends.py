@@ -174,19 +174,6 @@ async def test_sigterm_lets_a_transfer_end(serve: Serve, hub: Hub, data: bytes) 
     assert (proxy.cache / "blobs" / "sha256" / digest.hex).read_bytes() == data
 
 
-async def test_sigterm_between_a_connection_and_its_request(serve: Serve) -> None:
-    """Who was let in asks a moment later, and is answered."""
-    async with serve() as proxy:
-        for _ in range(3):
-            async with connect(proxy.address) as wire:
-                assert (await wire.ask("/livez")).status == 200  # so it was let in
-                proxy.send(signal.SIGTERM)
-                wire.send("/v2/")
-                assert (await wire.answer()).status == 200
-            assert await proxy.ended() == 0
-            await proxy.start()
-
-
 async def test_sigterm_beyond_the_grace_time(serve: Serve, hub: Hub, data: bytes) -> None:
     """The client's transfer breaks, what came is kept to the last byte, and is continued after a restart."""
     digest = hub.add_blob(NAME, data)
