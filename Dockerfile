@@ -8,7 +8,7 @@ ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/mirrorproxy && python3 -m venv --without-pip /opt/build
-# What is in these files, byte for byte, and nothing else.
+# What is in these files, byte for byte, and nothing else (the extra otel is).
 COPY requirements.lock requirements-build.lock ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m pip --python /opt/mirrorproxy/bin/python install \

@@ -70,7 +70,7 @@ manifests: ## renew what k8s/ has of monitoring/
 	  >k8s/monitoring/prometheusrule.yaml
 
 lock: $(VENV)/.tools ## renew the locked dependencies of the container image
-	$(LOCK) --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra otel --output-file requirements.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
 		| $(LOCK) --output-file requirements-build.lock -
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-build.lock")
 
 _PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,systemd,dbus"  # the last two: to run it under systemd
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_STALE = 7 * 86_400  # seconds
 
 RUN = (
     "--network=host",
@@ -109,8 +111,9 @@ class Engine:
         locked = hashlib.sha256(b"".join(path.read_bytes() for path in LOCKS)).hexdigest()[:16]
         folder = self._cache / f"wheels-{python}-{locked}"
         if not folder.exists():
-            for old in self._cache.glob("wheels-*"):
-                shutil.rmtree(old)
+            for old in self._cache.glob("wheels-*"):  # not those of another checkout, which may be using them
+                if time.time() - old.stat().st_mtime > _STALE:
+                    shutil.rmtree(old)
             with tempfile.TemporaryDirectory(dir=self._cache) as partial:
                 pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
                 pip += [f"--python-version={python}", "--require-hashes", f"--dest={partial}/all"]

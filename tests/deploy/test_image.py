@@ -67,7 +67,10 @@ def _locked(path: Path) -> dict[str, Requirement]:
 
 @pytest.mark.parametrize(
     ("path", "wanted"),
-    [(LOCKS[0], PROJECT["project"]["dependencies"]), (LOCKS[1], PROJECT["build-system"]["requires"])],
+    [
+        (LOCKS[0], PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["otel"]),
+        (LOCKS[1], PROJECT["build-system"]["requires"]),
+    ],
     ids=["runtime", "build"],
 )
 def test_the_lock_is_in_step_with_the_project(path: Path, wanted: list[str]) -> None:
