@@ -264,23 +264,26 @@ class Cached:
         """Begin the downloads of what is not here, behind those that clients wait for."""
 
         async def begin() -> None:
-            for each in descriptors:
-                if not await self._shelf.has(each.digest):
-                    stored = partial(self._stored, repository, each.digest)
-                    self._fills.fetch_ahead(self._bringing, repository, each.digest, each.size, stored)
+            for each in await self._missing(descriptors):
+                stored = partial(self._stored, repository, each.digest)
+                self._fills.fetch_ahead(self._bringing, repository, each.digest, each.size, stored)
 
         self._tasks.start(begin(), name=f"read ahead in {repository}")
+
+    async def _missing(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
+        """Those whose content is not here, looked for all at once."""
+        wanted = list(descriptors)
+        here = await asyncio.gather(*(self._shelf.has(each.digest) for each in wanted))
+        return [each for each, found in zip(wanted, here, strict=True) if not found]
 
     def _expect_layers(self, repository: Repository, image: Digest) -> None:
         """Have connections made for the layers of an image, while its client is still busy with the config."""
 
         async def expect() -> None:
             await asyncio.sleep(_A_MOMENT)
-            count = 0
-            for each in self._ahead.to_come(repository, image):
-                count += not await self._shelf.has(each.digest)
-            if count > 1:
-                self._source.expect(count - 1)  # and the connection that the config came over
+            missing = await self._missing(self._ahead.to_come(repository, image))
+            if len(missing) > 1:
+                self._source.expect(len(missing) - 1)  # and the connection that the config came over
 
         self._tasks.start(expect(), name=f"expect layers of {repository}")
 

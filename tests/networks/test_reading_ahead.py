@@ -207,9 +207,9 @@ async def pull(address: str, name: str, image: Image) -> float:
 
 
 async def test_a_far_upstream(serve: Serve, hub: Hub) -> None:
-    """12 layers, three at a time, 200 ms of round trip: clearly less time than without anybody between."""
+    """12 layers, three at a time, 400 ms of round trip: clearly less time than without anybody between."""
     async with Hub(auth="none", redirects=False) as plain:
-        async with Relay(plain.registry.host, plain.registry.port, Line(DELAY)) as relay:
+        async with Relay(plain.registry.host, plain.registry.port, Line(2 * DELAY)) as relay:
             async with serve(prefetch="auto", endpoints=[relay.url]) as proxy:
                 place = at(plain, proxy)
                 made = image(place, 12, 100_000)

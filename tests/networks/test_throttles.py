@@ -78,7 +78,8 @@ async def test_a_throttle_for_each_connection(place: Place) -> None:
     place.hub.script.always("cdn", EACH)
     async with watched(storage(place)) as counts:
         await pull(place, data, digest)
-    assert max(counts) == 4
+    assert max(counts) >= 4
+    assert sum(count > 4 for count in counts) <= 2, "of a look that saw one end and another begin"
     first = counts.index(1)
     assert counts.index(2) - first <= 8, counts
     seen = place.seen("cdn")
