@@ -5,9 +5,8 @@ The check walks through folders and rows in small pieces, in threads, and rests 
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 
 from mirrorproxy.names import Digest
@@ -51,27 +50,38 @@ class Account:
         complete, _ = await self._index.content(ContentQueues.opened)
         self._correcting = complete  # else the ledger knows better, or nobody knows
         rest = _AT_ONCE if not complete else _AT_LEISURE if self._clean and not lost else _SOON
-        size, objects = await self._walk_disk(rest)
+        if self._ledger.used is None:
+            size, objects = await self._count_disk()
+        else:
+            size, objects = 0, 0
+            await self._walk_disk(rest)
         await self._walk_rows(removing, rest)
         await self._index.content(ContentQueues.recount)
         if self._ledger.used is None:
             self._ledger.set_used(size, objects)
         self._clean = True
 
-    async def _walk_disk(self, rest: float) -> tuple[int, int]:
-        """Put in what the index does not know; returns bytes and pieces of all that was there at the start."""
+    async def _count_disk(self) -> tuple[int, int]:
+        """Put in all that is there; returns bytes and pieces of what was there at the start."""
         total = count = 0
         found = self._blobs.scan()
-        while True:
-            started = time.monotonic()
-            batch = await asyncio.to_thread(lambda: list(islice(found, _BATCH)))
-            if not batch:
-                return total, count
-            absent = set(await self._index.asked(ContentQueues.absent, [each.digest for each in batch]))
+        while batch := await asyncio.to_thread(lambda: list(islice(found, _BATCH))):
             old = [each for each in batch if each.changed < self._began]
             total += sum(each.blocks for each in old)
             count += len(old)
-            await self._enter([each for each in batch if each.digest in absent])
+            await self._enter(batch)
+        return total, count
+
+    async def _walk_disk(self, rest: float) -> None:
+        """Put in what the index does not know."""
+        names = self._blobs.digests()
+        while True:
+            started = time.monotonic()
+            batch = await asyncio.to_thread(lambda: list(islice(names, _BATCH)))
+            if not batch:
+                return
+            if absent := await self._index.asked(ContentQueues.absent, batch):
+                await self._enter(await asyncio.to_thread(lambda: list(self._blobs.stat(absent))))
             await asyncio.sleep(rest * (time.monotonic() - started))
 
     async def _enter(self, unknown: list[Stored]) -> None:
@@ -85,12 +95,12 @@ class Account:
     async def _walk_rows(self, removing: asyncio.Lock, rest: float) -> None:
         """Take out what is not there."""
         after: Digest | None = None
-        while page := await self._index.asked(ContentQueues.page, after, _BATCH):
+        while page := await self._index.asked(ContentQueues.names, after, _BATCH):
             started = time.monotonic()
-            after = page[-1][0]
-            if await asyncio.to_thread(self._gone, (digest for digest, _ in page)):
+            after = page[-1]
+            if await asyncio.to_thread(self._blobs.missing, page):
                 async with removing:
-                    gone = await asyncio.to_thread(self._gone, (digest for digest, _ in page))
+                    gone = await asyncio.to_thread(self._blobs.missing, page)
                     size, objects = await self._index.content(ContentQueues.forget, gone)
                     self._correct(-size, -objects)
             await asyncio.sleep(rest * (time.monotonic() - started))
@@ -98,12 +108,3 @@ class Account:
     def _correct(self, size: int, objects: int) -> None:
         if self._correcting:
             self._ledger.correct(size, objects)
-
-    def _gone(self, digests: Iterable[Digest]) -> list[Digest]:
-        gone = []
-        for digest in digests:
-            with contextlib.suppress(OSError):
-                self._blobs.path(digest).lstat()
-                continue
-            gone.append(digest)
-        return gone

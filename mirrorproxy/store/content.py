@@ -128,6 +128,27 @@ class Content:
         if strangers:
             log.warning("left alone in %s: %d things that are not content", self._blobs, strangers)
 
+    def digests(self) -> Iterator[Digest]:
+        """The names of all content, in no order: a tenth of the work of a `scan`."""
+        for algorithm in ALGORITHMS:
+            with disk_errors("scan the cache"), os.scandir(self._blobs / algorithm) as entries:
+                for entry in entries:
+                    with suppress(DigestInvalid):
+                        yield Digest(f"{algorithm}:{entry.name}")
+
+    def stat(self, digests: Iterable[Digest]) -> Iterator[Stored]:
+        """What a `scan` would say of these, as far as they are here."""
+        for digest in digests:
+            with disk_errors("look at the cache"), suppress(FileNotFoundError, NotADirectoryError):
+                found = self.path(digest).lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield Stored(digest, _blocks(found), found.st_mtime, found.st_ctime)
+
+    def missing(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Those of them that are not here."""
+        folders = {algorithm: f"{self._blobs / algorithm}/" for algorithm in ALGORITHMS}
+        return [digest for digest in digests if not os.path.lexists(folders[digest.algorithm] + digest.hex)]
+
     def _open(self, digest: Digest) -> OpenFile | None:
         path = self.path(digest)
         with disk_errors("open cached content"):

@@ -4,7 +4,7 @@ A table of its own beside diskcache's, in the same database and the same transac
 nothing in memory, and sums that are kept by the database itself, so that a start knows them without counting.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mirrorproxy.names import Digest
@@ -159,10 +159,12 @@ class ContentQueues:
 
     # What is known.
 
-    def absent(self, digests: Iterable[Digest]) -> list[Digest]:
-        """Those of them that are not known to be here."""
-        known = self.used_of(digests := tuple(digests))
-        return [digest for digest in digests if digest not in known]
+    def absent(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of them that are not known to be here. Of 500 at most, for which it is one question."""
+        marks = ", ".join("?" * len(digests))
+        query = f"SELECT digest FROM Content WHERE queue <> ? AND digest IN ({marks})"  # noqa: S608 - question marks
+        known = {raw for (raw,) in self._execute(query, (Queue.GHOST, *map(_raw, digests)))}
+        return [digest for digest in digests if _raw(digest) not in known]
 
     def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
         """Last use and size of those of them that are known to be here."""
@@ -179,6 +181,12 @@ class ContentQueues:
         rows = self._execute(query, (b"" if after is None else _raw(after), Queue.GHOST, limit))
         return [(entry.digest, Used(entry.last, entry.blocks)) for entry in self._entries(rows)]
 
+    def names(self, after: Digest | None, limit: int) -> list[Digest]:
+        """The digests of a `page`."""
+        query = "SELECT digest FROM Content WHERE digest > ? AND queue <> ? ORDER BY digest LIMIT ?"
+        rows = self._execute(query, (b"" if after is None else _raw(after), Queue.GHOST, limit))
+        return [Digest(f"{_ALGORITHMS[len(raw)]}:{raw.hex()}") for (raw,) in rows if _is_raw(raw)]
+
     def _find(self, digest: Digest) -> tuple[Queue, Entry] | None:
         raw = _raw(digest)
         rows = self._execute(f"SELECT queue, {_COLUMNS} FROM Content WHERE digest = ?", (raw,))  # noqa: S608
@@ -190,11 +198,10 @@ class ContentQueues:
     def _entries(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
         """The rows that are as ours are; others are deleted."""
         for raw, *numbers in rows:
-            algorithm = _ALGORITHMS.get(len(raw)) if isinstance(raw, bytes) else None
-            if algorithm is None or list(map(type, numbers)) != [int, float, int, int] or numbers[0] < 0:
+            if not _is_raw(raw) or list(map(type, numbers)) != [int, float, int, int] or numbers[0] < 0:
                 self._delete(raw)
                 continue
-            yield Entry(Digest(f"{algorithm}:{raw.hex()}"), *numbers)
+            yield Entry(Digest(f"{_ALGORITHMS[len(raw)]}:{raw.hex()}"), *numbers)
 
     def _delete(self, raw: object) -> None:
         self._execute("DELETE FROM Content WHERE digest = ?", (raw,))
@@ -207,6 +214,10 @@ class ContentQueues:
 def _raw(digest: Digest) -> bytes:
     """A digest in half the bytes; its length says which algorithm it is of."""
     return bytes.fromhex(digest.hex)
+
+
+def _is_raw(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) in _ALGORITHMS
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -651,6 +651,10 @@ class TestScan:
         assert all(abs(each.changed - time.time()) < 60 for each in found)
         assert "3 things that are not content" in caplog.text
         assert (directory / "blobs/sha256/README").exists()
+        assert set(await asyncio.to_thread(lambda: list(blobs.digests()))) == {*taken, Digest(f"sha256:{'0' * 64}")}
+        asked = [*taken, Digest.of(b"not here"), Digest(f"sha256:{'0' * 64}")]
+        assert sorted(await asyncio.to_thread(lambda: list(blobs.stat(asked)))) == sorted(found)
+        assert await asyncio.to_thread(blobs.missing, asked) == asked[2:3]
 
     async def test_fails_in_our_words(self, blobs: BlobStore, directory: Path) -> None:
         """A folder that is gone is a `CacheFailed`."""
