@@ -38,6 +38,16 @@ def test_the_rules_are_rules() -> None:
     assert (status, "SUCCESS" in said) == (0, True), said
 
 
+def test_the_configuration_on_the_page_is_one(tmp_path: Path) -> None:
+    """For Prometheus, with the rules beside it; its job is one that the alerts know."""
+    (text,) = re.findall(r"(?s)```yaml\n(rule_files.+?)```", (ROOT / "docs" / "metrics.md").read_text())
+    (tmp_path / "prometheus.yaml").write_text(text)
+    (tmp_path / "rules.yaml").write_text(RULES.read_text())
+    status, said = promtool("check", "config", str(tmp_path / "prometheus.yaml"))
+    assert (status, "19 rules found" in said) == (0, True), said
+    assert yaml.safe_load(text)["scrape_configs"][0]["job_name"] == "mirrorproxy"
+
+
 @pytest.mark.parametrize("name", ["alerts.yaml", "alerts-slow.yaml", "records.yaml"])
 def test_they_do_what_they_should(name: str) -> None:
     """Firing and not firing, on series made for it."""
