@@ -7,11 +7,11 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from pathlib import Path
 from threading import Event as Pause
 from time import monotonic
 from typing import Any
 
+from mirrorproxy.cli.config_command import add_config_flag
 from mirrorproxy.cli.progress import ProgressBar
 from mirrorproxy.config import ConfigError, Overrides, Settings, load
 from mirrorproxy.errors import MirrorproxyError
@@ -37,7 +37,7 @@ class Stop(Exception):
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Add what all these commands have."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the service's configuration")
+    add_config_flag(parser)
     parser.add_argument("--cache-dir", metavar="DIR", help="the cache directory (default: the configuration's)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 

@@ -163,3 +163,18 @@ class TestCommand:
         assert (
             subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
         )
+
+
+def test_the_environment_names_the_file(tmp_path: Path) -> None:
+    """For every command alike, so that those beside a service see what it sees; the flag wins."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(f"cache: {{directory: /{name}}}\n")
+    environ = HOME | {"MIRRORPROXY_CONFIG": str(tmp_path / "a.yaml"), "PATH": os.environ["PATH"]}
+    show = [sys.executable, "-m", "mirrorproxy", "config", "show"]
+    for more, directory in ((), "/a"), (("--config", str(tmp_path / "b.yaml")), "/b"):
+        done = subprocess.run([*show, *more], env=environ, capture_output=True, text=True)
+        assert f"directory: {directory}\n" in done.stdout
+    done = subprocess.run([*show[:3], "config", "check"], env=environ, capture_output=True, text=True)
+    assert done.stdout.startswith(f"ok: {tmp_path}/a.yaml\n")
+    done = subprocess.run([*show[:3], "ls"], env=environ, capture_output=True, text=True)
+    assert "there is no cache in /a" in done.stderr
