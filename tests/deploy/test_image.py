@@ -118,6 +118,7 @@ def test_the_image_without_a_configuration_serves_all_of_its_port() -> None:
     """The well-known registries, from the volume."""
     text = (ROOT / "Dockerfile").read_text()
     assert "XDG_CACHE_HOME=/var/lib " in text
+    assert f"ARG VERSION={PROJECT['project']['version']}\n" in text
     built_in = load(None, {"XDG_CACHE_HOME": "/var/lib"}).settings
     shipped = load(ROOT / "packaging/container/config.yaml", {"XDG_CACHE_HOME": "/var/lib"}).settings
     assert [str(address) for address in shipped.server.listen] == ["0.0.0.0:5000"]
