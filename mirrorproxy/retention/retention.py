@@ -33,7 +33,9 @@ _LOOK_EVERY = 60.0  # seconds between two looks at whether what is pinned is her
 _GRACE = (
     60.0  # seconds for which what was just used stays, so that a manifest's blobs are there when they are asked for
 )
-_STEP = 32  # pieces of content removed in one go: a few milliseconds, then others have their turn
+_STEP = 32  # pieces of content removed in one go where a download waits for room: a few milliseconds
+_CALM_STEP = 8  # and where nobody waits
+_REST = 4.0  # times as long as such a step took: the 99th of 100 warm hits is one that meets none of it
 _MOST_SPARED = 4096  # in a row; then so much is in use that there is no room to be made
 _BATCH = 500
 _BLOCK = 4096  # bytes: file systems count files in these; a part has two more for its folder and its state
@@ -184,24 +186,24 @@ class Retention:
             self._uses.lost = True
 
     async def _make_room(self) -> None:
-        """Evict down to the low mark, and rest as long as each step takes."""
+        """Evict down to the low mark, and rest after each step."""
         ledger = self._ledger
         await self.parts.tidy(int(ledger.taken - self.bounds.low * ledger.capacity))
         while (missing := int(ledger.taken - self.bounds.low * ledger.capacity)) > 0:
             started = time.monotonic()
-            if not await self._evict_some(missing):
+            if not await self._evict_some(missing, _CALM_STEP):
                 return
-            await asyncio.sleep(time.monotonic() - started)
+            await asyncio.sleep(_REST * (time.monotonic() - started))
             await ledger.refresh()
 
-    async def _evict_some(self, needed: int) -> bool:
+    async def _evict_some(self, needed: int, most: int = _STEP) -> bool:
         """Remove what should go first, a step of it, as far as `needed` bytes take. False where nothing could go."""
         async with self._removing:
             spared_in_all = 0
             while True:
                 with contextlib.suppress(CacheFailed):
                     await self.write_uses()
-                chosen, more = await self._choose(needed)
+                chosen, more = await self._choose(needed, most)
                 now, noted = self._clock(), await self._uses.noted()
                 stay = {each.digest for each in chosen if 0 <= now - each.last < _GRACE or each.digest in noted}
                 stay |= {each.digest for each in chosen if self._is_held(each.digest)}
@@ -214,17 +216,17 @@ class Retention:
                 if not more or spared_in_all > _MOST_SPARED:
                     return False
 
-    async def _choose(self, needed: int) -> tuple[list[Entry], bool]:
+    async def _choose(self, needed: int, most: int) -> tuple[list[Entry], bool]:
         """What should go. An index that can only be read, on a full disk mostly, says what is there for longest: with
         that gone it can be written again. Raises `CacheFailed` where it cannot be read either.
         """
         try:
-            return await self._index.content(ContentQueues.choose, needed, _STEP)
+            return await self._index.content(ContentQueues.choose, needed, most)
         except CacheFailed:
             oldest: list[Entry] = []
             for queue in (Queue.SMALL, Queue.MAIN):
-                oldest += await self._index.asked(ContentQueues.oldest, queue, 0, _STEP)
-            return [each for each in oldest if not self._uses.is_gone(each.digest)][:_STEP], False
+                oldest += await self._index.asked(ContentQueues.oldest, queue, 0, most)
+            return [each for each in oldest if not self._uses.is_gone(each.digest)][:most], False
 
     async def _settle(self, gone: list[Digest], stay: set[Digest]) -> None:
         try:
