@@ -22,8 +22,9 @@ from mirrorproxy.web.stream import Reply
 
 _FOR = 1.0  # seconds; `Date` and `Age` count them too, and a file removed behind our back is noticed no later
 _LARGEST = 32 << 10  # bytes of a body; with its head it never fills a transport's buffer
+_LONGEST = 512  # characters of a target: what it may have after `?` is the client's choice
 _LIMIT = 8 << 20  # bytes of all answers; a node's start of an image asks for some 20 KiB of manifests and configs
-_OVERHEAD = 1 << 10  # bytes of one beside its head and body
+_OVERHEAD = 2 << 10  # bytes of one beside its head and body, its target among them
 
 
 class _Kept:
@@ -72,6 +73,7 @@ class Again:
             or outcome is None
             or outcome.result is not Result.HIT
             or len(reply.whole.body) > _LARGEST
+            or len(request.raw_path) > _LONGEST
             or generation != self.generation
             or not reply.keep_alive
             or request.version != HttpVersion11

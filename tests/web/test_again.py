@@ -226,13 +226,16 @@ async def test_they_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -
     digests = [registry.put_blob(OTHER, bytes([number]) * size) for number, size in enumerate(sizes)]
     served = await serve(registry)
     kept = served.app._again
+    long = f"/v2/other/blobs/{digests[1]}?{'x' * 512}"
     largest = 0
     async with connect(served.port) as wire:
         for digest, size in [*zip(digests, sizes, strict=True)] * 3:
             await wire.ask(f"/v2/other/blobs/{digest}", "HEAD")
+            await wire.ask(long)
             await wire.ask(f"/v2/other/blobs/{digest}")
             assert len((await wire.ask(f"/v2/other/blobs/{digest}")).body) == size
             largest = max(largest, kept._bytes)
             assert kept._bytes == sum(map(len, kept._answers.values())) <= 200_000
             assert all(len(one.body) <= 32_768 for one in kept._answers.values())
+            assert ("GET", long) not in kept._answers
     assert largest > 100_000
