@@ -6,7 +6,7 @@ The check walks through folders and rows in small pieces, in threads, and rests 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from mirrorproxy.names import Digest
@@ -34,9 +34,13 @@ class Account:
 
     async def open(self) -> None:
         """Tell the ledger what is there, where the index knows. Raises `CacheFailed`."""
-        complete, self._clean = await self._index.content(ContentQueues.opened)
-        if complete:
+        self._correcting, self._clean = await self._index.content(ContentQueues.opened)
+        if self._correcting:
             self._ledger.set_used(*await self._index.asked(ContentQueues.account))
+
+    def begin_anew(self) -> None:
+        """The index is a new one: what it does not know has been counted all the same."""
+        self._correcting = False
 
     async def close(self) -> None:
         """Say that the index knows all. Raises `CacheFailed`."""
@@ -69,7 +73,7 @@ class Account:
             old = [each for each in batch if each.changed < self._began]
             total += sum(each.blocks for each in old)
             count += len(old)
-            await self._enter(batch)
+            await self.enter(batch)
         return total, count
 
     async def _walk_disk(self, rest: float) -> None:
@@ -81,16 +85,22 @@ class Account:
             if not batch:
                 return
             if absent := await self._index.asked(ContentQueues.absent, batch):
-                await self._enter(await asyncio.to_thread(lambda: list(self._blobs.stat(absent))))
+                await self.enter(await asyncio.to_thread(lambda: list(self._blobs.stat(absent))))
             await asyncio.sleep(rest * (time.monotonic() - started))
 
-    async def _enter(self, unknown: list[Stored]) -> None:
-        for before in (True, False):  # what came since the start has been counted
-            some = {s.digest: Used(s.modified, s.blocks) for s in unknown if (s.changed < self._began) is before}
-            if some:
-                size, objects = await self._index.content(ContentQueues.enter, some)
-                if before:
-                    self._correct(size, objects)
+    async def enter(self, content: Iterable[Stored]) -> None:
+        """Put in content, as far as the index does not know it, with its last use as `modified`. Raises `CacheFailed`.
+
+        What was put on the disk since the start has been counted; what was there before and is not known was not.
+        """
+        before: dict[Digest, Used] = {}
+        since: dict[Digest, Used] = {}
+        for each in content:
+            (before if each.changed < self._began else since)[each.digest] = Used(each.modified, each.blocks)
+        if since:
+            await self._index.content(ContentQueues.enter, since)
+        if before:
+            self._correct(*await self._index.content(ContentQueues.enter, before))
 
     async def _walk_rows(self, removing: asyncio.Lock, rest: float) -> None:
         """Take out what is not there."""
@@ -106,5 +116,5 @@ class Account:
             await asyncio.sleep(rest * (time.monotonic() - started))
 
     def _correct(self, size: int, objects: int) -> None:
-        if self._correcting:
+        if self._correcting and not self._index.is_new:
             self._ledger.correct(size, objects)

@@ -87,8 +87,8 @@ class Retention:
         self.images = Images(blobs, index)
         self.pins = Pins(index, self.images)
         self.parts = Parts(partials, ledger, metrics, clock)
-        self._uses = Uses(blobs, index, self.images, clock)
         self._account = Account(blobs, index, ledger, clock)
+        self._uses = Uses(blobs, index, self.images, self._account, clock)
         self._removing = asyncio.Lock()
         self._full = asyncio.Event()
         self._tasks = Tasks()
@@ -175,6 +175,8 @@ class Retention:
     def _keep_account(self) -> None:
         """Have the account checked: after a start, after the index failed, and when it is a new one."""
         if self._checking is None or (self._checking.done() and (self._uses.lost or self._index.is_new)):
+            if self._index.is_new:
+                self._account.begin_anew()
             lost, self._uses.lost, self._index.is_new = self._uses.lost, False, False
             self._checking = self._tasks.start(self._check(lost=lost), name="check of the account")
 

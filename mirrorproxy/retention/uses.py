@@ -1,18 +1,17 @@
 """What was served, noted without waiting, and written to the index in batches."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.names import Digest
+from mirrorproxy.retention.account import Account
 from mirrorproxy.retention.images import Images
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.queues import ContentQueues
-from mirrorproxy.store.records import Used
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +21,14 @@ _BATCH = 500
 class Uses:
     """The uses since the last write. A manifest's is one of all that it names."""
 
-    def __init__(self, blobs: BlobStore, index: Index, images: Images, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, blobs: BlobStore, index: Index, images: Images, account: Account, clock: Callable[[], float]
+    ) -> None:
         self.lost = False  # a write failed: what came meanwhile may be unknown to the index
         self._blobs = blobs
         self._index = index
         self._images = images
+        self._account = account
         self._clock = clock
         self._uses: dict[Digest, float] = {}
         self._manifests: dict[Digest, float] = {}
@@ -65,16 +67,9 @@ class Uses:
                 while self._uses:
                     batch = {digest: self._uses.pop(digest) for digest in list(islice(self._uses, _BATCH))}
                     unknown = await self._index.content(ContentQueues.touch, batch)
-                    if came := await asyncio.to_thread(self._measured, unknown, batch):
-                        await self._index.content(ContentQueues.enter, came)
+                    if unknown:
+                        here = await asyncio.to_thread(lambda: list(self._blobs.stat(unknown)))  # noqa: B023 - awaited
+                        await self._account.enter(each._replace(modified=batch[each.digest]) for each in here)
             except CacheFailed:
                 self.lost = True
                 raise
-
-    def _measured(self, digests: Iterable[Digest], uses: dict[Digest, float]) -> dict[Digest, Used]:
-        """These with the bytes on the disk, as far as the content is there."""
-        measured = {}
-        for digest in digests:
-            with contextlib.suppress(OSError):
-                measured[digest] = Used(uses[digest], max(1, self._blobs.path(digest).stat().st_blocks) * 512)
-        return measured

@@ -56,6 +56,27 @@ async def test_after_a_crash(directory: Path) -> None:
     await again.index.aclose()
 
 
+async def test_what_a_crash_left_unknown_is_counted_when_it_is_used(directory: Path) -> None:
+    """Once, whether the check or a client comes first."""
+    place = Place(directory)
+    await place.open()
+    blob = await place.blob()
+    await place.index.aclose()
+    again = Place(directory)
+    again.retention._account._began = os.stat(again.blobs.path(blob.digest)).st_ctime + 0.001
+    await again.index.open()
+    await again.retention.open()
+    assert again.ledger.used == 0
+    again.retention.used(blob.digest)
+    await again.retention.write_uses()
+    assert (again.ledger.used, again.ledger.objects) == (16 * KIB, 1)
+    await again.counted()
+    assert (again.ledger.used, again.ledger.objects) == (16 * KIB, 1)
+    for each in (again, place):
+        await each.blobs.aclose()
+    await again.index.aclose()
+
+
 async def test_an_index_that_is_lost_while_running(place: Place) -> None:
     """The ledger knows better meanwhile; the new one learns what is there."""
     for _ in range(5):
