@@ -1,6 +1,7 @@
 """The cache keeps to its limit, its rules and its pins, and knows what it holds."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,12 +37,11 @@ def serve(hub: Hub, tmp_path: Path) -> Serve:
 def taken(cache: Path) -> int:
     """The bytes on the disk of all content, whole or not, and of the folders it is in, as du counts them."""
     size = 0
-    for folder in ("blobs/sha256", "partial"):
-        for path in (cache / folder).rglob("*"):
-            try:
-                size += path.lstat().st_blocks * 512
-            except FileNotFoundError:
-                continue
+    for start in ("blobs/sha256", "partial"):
+        for folder, _, names in os.walk(cache / start):  # what goes meanwhile is left out
+            for name in (".", *names):
+                with contextlib.suppress(FileNotFoundError):
+                    size += os.lstat(os.path.join(folder, name)).st_blocks * 512
     return size
 
 
