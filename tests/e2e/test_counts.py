@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from bench.herd import herd
 from mirrorproxy.names import Digest
 from tests.e2e.conftest import Place, settings, upstream
 from tests.e2e.proxy import Proxy
@@ -35,6 +36,18 @@ async def test_many_clients_of_one_cold_blob(place: Place) -> None:
     ] * (CLIENTS - 1) + ["mirrorproxy; fwd=miss; stored"]
     await place.proxy.idle()
     assert (await place.get("blobs", digest)).headers["Cache-Status"] == "mirrorproxy; hit"
+    assert place.asked() == ["GET blob", "GET cdn"]
+
+
+async def test_a_thousand_clients_at_once(place: Place) -> None:
+    """Of a blob that is not here, and once more when it is: each gets every byte, the upstream is asked once."""
+    data = os.urandom(1 << 20)
+    digest = place.blob(data)
+    path = place.path("blobs", digest)
+    host, _, port = place.proxy.address.rpartition(":")
+    for _ in range(2):
+        got = await asyncio.to_thread(herd, host, int(port), path, len(data), 1000, 60)
+        assert set(got.digests) == {digest}
     assert place.asked() == ["GET blob", "GET cdn"]
 
 
