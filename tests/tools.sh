@@ -18,6 +18,7 @@ need nginx nginx-light
 need wrk wrk
 need ip iproute2
 need strace strace
+need faketime faketime
 need promtool prometheus
 need debootstrap debootstrap
 need systemd-analyze systemd

@@ -12,6 +12,7 @@ from time import monotonic
 from mirrorproxy.store.files import disk_errors
 
 _REFRESH = 1.0  # seconds
+_SPARE_INODES = 256  # for 64 downloads at once, of three files each, and the index
 
 
 class Ledger:
@@ -20,7 +21,8 @@ class Ledger:
     `idle`: bytes of partial files that nobody is filling. Their owner counts them now and then; what a download leaves
     behind, or goes on with, counts at once.
 
-    `aside`: bytes in quarantine.
+    `aside`: bytes in quarantine. `inodes_short`: files of which there should be less, as the file system is running out
+    of inodes.
 
     `limit`: the most that committed content and reservations may take together; `min_free`: what the file system shall
     keep free. `used` and `objects` are None until `set_used` was told what a scan found, `free` until the first
@@ -34,6 +36,7 @@ class Ledger:
         self.idle = 0
         self.aside = 0
         self.free: int | None = None
+        self.inodes_short = 0
         self._directory = directory
         self._scanned: tuple[int, int] | None = None
         self._bytes = 0
@@ -58,6 +61,8 @@ class Ledger:
     def room(self) -> int:
         """How many bytes more could be reserved now; below 0 where so many have to go first."""
         room = self.limit - (self.used or 0) - self.reserved - self.idle - self.aside
+        if self.inodes_short and self.objects:  # as many objects have to go, whatever bytes there are
+            room = min(room, -self.inodes_short * ((self.used or 0) // self.objects))
         return room if self.free is None else min(room, self.free - self._unwritten - self.min_free)
 
     @property
@@ -104,7 +109,7 @@ class Ledger:
         now = monotonic()
         if now - self._refreshed >= _REFRESH:
             self._refreshed = now
-            self.free = await asyncio.to_thread(_free, self._directory)
+            self.free, self.inodes_short = await asyncio.to_thread(_free, self._directory)
 
     def _count(self, size: int) -> None:
         if size:
@@ -183,7 +188,9 @@ class Reservation:
             self._ledger._unwritten -= self.size - self.written  # noqa: SLF001 - the two are one thing
 
 
-def _free(directory: Path) -> int:
+def _free(directory: Path) -> tuple[int, int]:
+    """Bytes that are free, and the files that are too many for so many to be made anew as downloads need."""
     with disk_errors("ask how much of the file system is free"):
         found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
+    spare = min(_SPARE_INODES, found.f_files // 20)  # 0 where inodes are made as they are needed (btrfs)
+    return found.f_bavail * found.f_frsize, max(0, spare - found.f_favail)
