@@ -201,21 +201,29 @@ class Retention:
     async def _evict_some(self, needed: int, most: int = _STEP) -> bool:
         """Remove what should go first, a step of it, as far as `needed` bytes take. False where nothing could go."""
         async with self._removing:
-            spared_in_all = 0
+            spared: dict[Digest, int] = {}
             while True:
                 with contextlib.suppress(CacheFailed):
                     await self.write_uses()
-                chosen, more = await self._choose(needed, most)
+                # What stays is chosen again, behind the others of its queue: so much more is asked for, or what is in
+                # the other queue would never be reached.
+                chosen, more = await self._choose(needed + sum(spared.values()), most + len(spared))
+                chosen = [each for each in chosen if each.digest not in spared]
                 now, noted = self._clock(), await self._uses.noted()
                 stay = {each.digest for each in chosen if 0 <= now - each.last < _GRACE or each.digest in noted}
                 stay |= {each.digest for each in chosen if self._is_held(each.digest)}
-                going = [Gone(each.digest, each.blocks, each.last) for each in chosen if each.digest not in stay]
+                going: list[Gone] = []
+                left = needed
+                for each in chosen:
+                    if each.digest not in stay and left > 0 and len(going) < most:
+                        going.append(Gone(each.digest, each.blocks, each.last))
+                        left -= each.blocks
                 gone = await self._remove(going, "size")
                 await self._settle([each.digest for each in gone], stay)
-                spared_in_all += len(stay)
                 if gone:
                     return True
-                if not more or spared_in_all > _MOST_SPARED:
+                spared |= {each.digest: each.blocks for each in chosen}
+                if not chosen or not more or len(spared) > _MOST_SPARED:
                     return False
 
     async def _choose(self, needed: int, most: int) -> tuple[list[Entry], bool]:
