@@ -81,6 +81,7 @@ class Metrics:
         self.waiting = Gauge(
             "mirrorproxy_fills_waiting", "Downloads that wait for their turn.", registry=self.collectors
         )
+        self.not_kept = self._counter("fills_not_kept", "Downloads that the disk did not take.", ("registry",))
         self.fill_failures = self._counter("fill_failures", "Downloads that ended without the whole.", ("registry",))
         self.resumes = self._counter("fill_resumes", "Downloads continued at the first missing byte.", ("registry",))
         self.fills_ahead = self._counter("fills_ahead", "Downloads begun before a client asked.", ("registry",))
@@ -151,6 +152,7 @@ class Metrics:
         for registry in registries:
             self.resumes.labels(registry)
             self.mismatches.labels(registry)
+            self.not_kept.labels(registry)
             self.fill_failures.labels(registry)
             self.fills_ahead.labels(registry)
             self.fills_abandoned.labels(registry)

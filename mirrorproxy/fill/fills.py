@@ -176,6 +176,7 @@ class Fills:
     def _passes_through(self, flight: Flight, error: CacheFailed) -> None:
         """The disk does not take it. Said once in a while: all that comes meets the same disk."""
         self.trouble = error.message
+        self._metrics.not_kept.labels(flight.repository.registry).inc()
         if time.monotonic() - self._said >= _SAY_EVERY:
             self._said = time.monotonic()
             log.warning("downloads pass through and are not kept: %s@%s: %s", flight.repository, flight.digest, error)

@@ -123,7 +123,7 @@ async def test_content_that_cannot_be_read(proxy: Proxy, hub: Hub, calls: str) -
 
 async def failures(proxy: Proxy) -> float:
     """How often something was not kept."""
-    return await proxy.total("cache_requests_total", result="bypass") + await proxy.total("fill_failures_total")
+    return await proxy.total("cache_requests_total", result="bypass") + await proxy.total("fills_not_kept_total")
 
 
 async def tells(proxy: Proxy) -> bool:
