@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,8 @@ async def record(hub: Hub, directory: Path) -> Recorded:
         await recorded.pull(proxy)
         await proxy.idle()
         pid = proxy.pid
-    await until(lambda: f"{pid} +++ exited with 0 +++" in recorded.strace.read_text())
+    ended = re.compile(rf"(?m)^{pid} +\+\+\+ exited with 0 \+\+\+$")
+    await until(lambda: ended.search(recorded.strace.read_text()) is not None)
     return recorded
 
 
