@@ -10,7 +10,7 @@ from mirrorproxy.admin.events import Event, Refused, Row
 from mirrorproxy.admin.references import near_matches, parse, written
 from mirrorproxy.errors import Invalid, ManifestUnknown
 from mirrorproxy.manifests import PLATFORM
-from mirrorproxy.store.records import Pin
+from mirrorproxy.store.pins import Pin
 
 _NEAR = 3
 
@@ -34,8 +34,7 @@ class Pinned(Row):
 async def pin(desk: Desk, reference: str, platform: str | None = None) -> AsyncGenerator[Event, None]:
     """Pin an image, cached or to come. Raises an `Invalid`."""
     wanted = _parse(desk, reference, platform)
-    await desk.index.put_pin(wanted)
-    await desk.retention.pins.look()
+    await desk.retention.pins.put(wanted)
     yield await _row(desk, wanted)
 
 
@@ -49,8 +48,7 @@ async def unpin(desk: Desk, reference: str, platform: str | None = None) -> Asyn
         near = difflib.get_close_matches(str(wanted), map(str, pins), n=_NEAR, cutoff=0.5)
         raise ManifestUnknown(f"{wanted} is not pinned", detail={"near": near})
     row = await _row(desk, wanted)
-    await desk.index.forget_pin(wanted)
-    await desk.retention.pins.look()
+    await desk.retention.pins.forget(wanted)
     yield row
 
 

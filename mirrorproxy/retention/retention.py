@@ -23,6 +23,7 @@ from mirrorproxy.store.eviction import Candidate, Entry, Oldest, Queue
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.ledger import Ledger, Reservation
+from mirrorproxy.store.pins import PinFile
 from mirrorproxy.store.queues import ContentQueues
 from mirrorproxy.tasks import Tasks
 
@@ -71,6 +72,7 @@ class Retention:
         index: Index,
         partials: Partials,
         ledger: Ledger,
+        made_pins: PinFile,
         metrics: Metrics,
         *,
         changed: Callable[[], None] = lambda: None,
@@ -85,7 +87,7 @@ class Retention:
         self._clock = clock
         self._changed = changed
         self.images = Images(blobs, index)
-        self.pins = Pins(index, self.images)
+        self.pins = Pins(made_pins, index, self.images)
         self.parts = Parts(partials, ledger, metrics, clock)
         self._account = Account(blobs, index, ledger, clock)
         self._uses = Uses(blobs, index, self.images, self._account, clock)
@@ -200,6 +202,10 @@ class Retention:
 
     async def _evict_some(self, needed: int, most: int = _STEP) -> bool:
         """Remove what should go first, a step of it, as far as `needed` bytes take. False where nothing could go."""
+        if not self.pins.sure:
+            await self.pins.look()
+            if not self.pins.sure:
+                return False
         async with self._removing:
             spared: dict[Digest, int] = {}
             while True:

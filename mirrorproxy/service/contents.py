@@ -20,7 +20,7 @@ from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.layout import LayoutWriter, rebuild
 from mirrorproxy.store.ledger import Ledger
 from mirrorproxy.store.owner import InUse, Owner
-from mirrorproxy.store.records import Pin
+from mirrorproxy.store.pins import Pin, PinFile
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Contents:
             self.index,
             self.partials,
             self.ledger,
+            PinFile(directory),
             metrics,
             changed=self._changed,
         )

@@ -3,7 +3,8 @@
     format        the version of what is here, a decimal number and a line feed, in all versions to come
     oci-layout    and index.json: see `layout`            quarantine/   see `audit`
     blobs/        committed content, see `blobs`          partial/      content not yet complete, see `ingest`
-    index/        see `index`                             owner         see `owner`
+    index/        see `index`                             pins          see `pins`
+    owner         see `owner`
 
 Names are made of lower-case letters, digits, `-` and `.`, of 135 bytes at most, whatever repositories and tags are
 called: they are in the index. So file systems that know no capitals, or no names over 143 bytes (eCryptfs), will do.
@@ -27,7 +28,7 @@ INDEX_TAIL = b"\n]}\n"
 ALGORITHMS = ("sha256", "sha512")
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}\n'
-_OURS = {"blobs", "format", "index", "index.json", "oci-layout", "owner", "partial", "quarantine", "scrub.json"}
+_OURS = frozenset("blobs format index index.json oci-layout owner partial pins quarantine scrub.json".split())
 _OTHERS = {"admin.sock", "lost+found"}  # the admin socket; what mkfs makes
 _NETWORKED = frozenset(
     "nfs nfs4 cifs smb3 9p afs ceph lustre gfs2 ocfs2 beegfs fuse.sshfs fuse.glusterfs fuse.ceph fuse.ceph-fuse "

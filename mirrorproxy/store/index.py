@@ -25,7 +25,7 @@ from mirrorproxy.store import records
 from mirrorproxy.store.files import disk_errors
 from mirrorproxy.store.memory import Memory
 from mirrorproxy.store.queues import ContentQueues
-from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, Pin, TagRecord, Used
+from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, TagRecord, Used
 from mirrorproxy.store.repositories import repositories
 from mirrorproxy.store.rows import DATABASE, BrokenDatabaseError, Rows, checked_row, connect, failures
 
@@ -188,7 +188,7 @@ class Index:
             key = records.listing_key(repository, kind, query)
             await self._run(self._set_listing, key, KeptListing(listing, checked))
 
-    # Content and pins.
+    # Content.
 
     async def content(self, work: Callable[Concatenate[ContentQueues, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the `ContentQueues`, in one transaction: `index.content(ContentQueues.touch, uses)`."""
@@ -209,18 +209,6 @@ class Index:
     async def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
         """The last use of these, and the bytes they take on the disk, as far as they are known to be here."""
         return await self.asked(ContentQueues.used_of, tuple(digests))
-
-    async def put_pin(self, pin: Pin) -> None:
-        """Remember what must stay."""
-        await self._run(self._set, [(records.pin_key(pin), b"1")])
-
-    async def forget_pin(self, pin: Pin) -> None:
-        """It may go now."""
-        await self._run(self._delete, [records.pin_key(pin)])
-
-    async def pins(self) -> list[Pin]:
-        """All that must stay."""
-        return [pin async for batch in self._batches(records.PINS, records.pin_entry) for pin in batch]
 
     # All there is, in the order of the keys. Many short reads: what is written meanwhile may be in it or not.
 

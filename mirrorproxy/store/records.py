@@ -5,7 +5,6 @@
     blob:<registry>/<name> <digest>        {"t": media type, "s": size}     anything else that belongs to it
     list:<registry>/<name> <kind> <hash>   {"t", "n", "f", "c"}, a line feed, the body as it came
     from:<digest>                          the endpoint that it came from
-    pin:<registry>/<name>:<tag> <platform> 1    what must stay; `@<digest>` in place of `:<tag>`, a platform or none
 
 What content there is stands in a table of its own (`queues`).
 
@@ -23,11 +22,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mirrorproxy.errors import Invalid
-from mirrorproxy.manifests import MEDIA_TYPES, PLATFORM
+from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag, reference, registry_name, repository
 from mirrorproxy.registry import Kind, Listing
 
-TAGS, MANIFESTS, BLOBS, LISTINGS, ORIGINS, PINS = "tag:", "manifest:", "blob:", "list:", "from:", "pin:"
+TAGS, MANIFESTS, BLOBS, LISTINGS, ORIGINS = "tag:", "manifest:", "blob:", "list:", "from:"
 
 BAD_ROW = (ValueError, TypeError, KeyError, IndexError, RecursionError, Invalid)
 
@@ -57,18 +56,6 @@ class Used(NamedTuple):
 
     last: float
     blocks: int
-
-
-class Pin(NamedTuple):
-    """An image that must stay, with all that it needs; of an index of images, that of one `platform`, or all."""
-
-    repository: Repository
-    reference: Reference
-    platform: str | None = None
-
-    def __str__(self) -> str:
-        at = "@" if isinstance(self.reference, Digest) else ":"
-        return f"{self.repository}{at}{self.reference}{f' {self.platform}' if self.platform else ''}"
 
 
 class KeptListing(NamedTuple):
@@ -115,11 +102,6 @@ def origin_key(digest: Digest) -> str:
 def parse_origin(value: bytes) -> str:
     """The endpoint in a row's value."""
     return value.decode()
-
-
-def pin_key(pin: Pin) -> str:
-    """The key of a pin."""
-    return f"{PINS}{pin}"
 
 
 def tag_row(record: TagRecord) -> bytes:
@@ -185,15 +167,6 @@ def parse_name(text: str) -> tuple[Repository, Reference]:
     if isinstance(found, Digest) != (at == "@"):
         raise ValueError("a name that is neither a tag's nor a digest's")
     return parse_repository(name), found
-
-
-def pin_entry(key: str, value: bytes) -> Pin:
-    """A whole row of a pin."""
-    del value
-    name, _, platform = key.partition(" ")
-    if platform and not PLATFORM.fullmatch(platform):
-        raise ValueError("not a platform")
-    return Pin(*parse_name(name), platform or None)
 
 
 def _text(value: object) -> str:

@@ -15,6 +15,7 @@ from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.ledger import Ledger
+from mirrorproxy.store.pins import PinFile
 from mirrorproxy.store.records import TagRecord
 
 KIB = 1024
@@ -34,7 +35,13 @@ class Place:
         self.ledger = Ledger(1000 * KIB, 0, directory)
         self.metrics = Metrics(["ghcr.io"])
         self.retention = Retention(
-            self.blobs, self.index, self.partials, self.ledger, self.metrics, clock=lambda: self.now
+            self.blobs,
+            self.index,
+            self.partials,
+            self.ledger,
+            PinFile(directory),
+            self.metrics,
+            clock=lambda: self.now,
         )
         self.retention.dropped = self.dropped.append
 

@@ -9,8 +9,8 @@ from mirrorproxy.errors import CacheFailed
 from mirrorproxy.names import Tag
 from mirrorproxy.retention import Bounds
 from mirrorproxy.store.eviction import ONE_USE
+from mirrorproxy.store.pins import Pin
 from mirrorproxy.store.queues import ContentQueues
-from mirrorproxy.store.records import Pin
 from tests.retention.conftest import APP, KIB, Place
 
 LONG = 10 * ONE_USE
@@ -98,8 +98,7 @@ async def test_what_is_needed_now_stays(place: Place, why: str) -> None:
         case "filled":
             place.retention.parts.filling = lambda each: each == layer.digest
         case "pinned":
-            await place.index.put_pin(Pin(APP, Tag("1")))
-            await place.retention.pins.look()
+            await place.retention.pins.put(Pin(APP, Tag("1")))
         case "just used":
             place.retention.used(digest, manifest=True)
             place.now += 59
@@ -109,11 +108,28 @@ async def test_what_is_needed_now_stays(place: Place, why: str) -> None:
     if opened is not None:
         opened.close()
     place.retention.parts.filling = lambda _: False
-    await place.index.forget_pin(Pin(APP, Tag("1")))
-    await place.retention.pins.look()
+    await place.retention.pins.forget(Pin(APP, Tag("1")))
     place.now += LONG
     (await place.retention.reserve(900 * KIB)).release()
     assert not place.has(layer.digest)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["after a start", "while the index is made anew"])
+async def test_nothing_goes_before_it_is_known_what_is_pinned(place: Place, *, lost: bool) -> None:
+    """A pin names a tag; what that points at is in the index, which may have to be found again."""
+    layer = await place.blob(500 * KIB)
+    await place.image("1", layer)
+    (place.directory / "pins").write_text(f"{APP}:1\n")
+    place.now += LONG
+    place.index.rebuild_needed = lost
+    with pytest.raises(CacheFailed):
+        await place.retention.reserve(900 * KIB)
+    assert place.has(layer.digest)
+    assert place.retention.pins.sure is not lost
+    place.index.rebuild_needed = False
+    with pytest.raises(CacheFailed):
+        await place.retention.reserve(900 * KIB)
+    assert place.has(layer.digest)
 
 
 async def test_a_reader_of_what_is_evicted_finishes(place: Place) -> None:

@@ -8,7 +8,8 @@ import pytest
 from mirrorproxy.names import Digest, Tag
 from mirrorproxy.retention import Bounds, Gone, Rule
 from mirrorproxy.retention.rules import Known, expired
-from mirrorproxy.store.records import Pin, TagRecord
+from mirrorproxy.store.pins import Pin
+from mirrorproxy.store.records import TagRecord
 from tests.retention.conftest import APP, KIB, Place
 
 DAY = 86_400.0
@@ -42,25 +43,23 @@ class TestPins:
         arm, amd = await place.image(None), await place.image(None)
         index = await place.images("1", linux_arm64=arm, linux_amd64=amd)
         await place.blobs.remove(amd)
-        await place.index.put_pin(Pin(APP, Tag("1"), "linux/arm64"))
-        await place.retention.pins.look()
+        await place.retention.pins.put(Pin(APP, Tag("1"), "linux/arm64"))
         assert {index, arm} < place.retention.pins.kept
         assert amd not in place.retention.pins.kept
         assert not place.retention.pins.missing
-        await place.index.put_pin(Pin(APP, Tag("1")))
-        await place.index.put_pin(Pin(APP, index, "linux/s390x"))
-        await place.index.put_pin(Pin(APP, Tag("2")))
-        await place.retention.pins.look()
+        await place.retention.pins.put(Pin(APP, Tag("1")))
+        await place.retention.pins.put(Pin(APP, index, "linux/s390x"))
+        await place.retention.pins.put(Pin(APP, Tag("2")))
         assert [(str(each.pin), each.what) for each in place.retention.pins.missing] == [
             (f"{APP}:1", (amd,)),
-            (f"{APP}:2", ("the image",)),
             (f"{APP}@{index} linux/s390x", ("an image for linux/s390x",)),
+            (f"{APP}:2", ("the image",)),
         ]
 
     async def test_a_pin_follows_its_tag(self, place: Place) -> None:
         """What the tag pointed at before is not held."""
         old = await place.image("1")
-        await place.index.put_pin(Pin(APP, Tag("1")))
+        await place.retention.pins.put(Pin(APP, Tag("1")))
         new = await place.image("1")
         await place.retention.pins.look()
         assert new in place.retention.pins.kept
@@ -102,7 +101,7 @@ class TestRules:
             digests.append(await place.image(f"pr-{number}"))
             os.utime(place.blobs.path(digests[-1]), (number, number))
         await place.index.put_tag(APP, Tag("stable"), TagRecord(digests[0], 1.0))
-        await place.index.put_pin(Pin(APP, Tag("pr-1")))
+        await place.retention.pins.put(Pin(APP, Tag("pr-1")))
         await self.sweep(place, Rule("ghcr.io/team/app:pr-*", keep=2))
         assert await tags(place) == {"pr-1", "pr-3", "pr-4", "stable"}
         assert [place.has(each) for each in digests] == [True, True, False, True, True]
@@ -181,7 +180,7 @@ class TestByHand:
         """A dry run says the same and changes nothing; a pin is not for pruning."""
         old = [await place.blob() for _ in range(3)]
         pinned = await place.image("1")
-        await place.index.put_pin(Pin(APP, Tag("1")))
+        await place.retention.pins.put(Pin(APP, Tag("1")))
         place.now += 8 * DAY
         new = await place.blob()
         dry = await self.pruned(place, unused_for=7 * DAY, dry_run=True)

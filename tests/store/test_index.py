@@ -17,7 +17,7 @@ from mirrorproxy.store import index as index_module
 from mirrorproxy.store import records
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.queues import ContentQueues
-from mirrorproxy.store.records import Fact, KeptListing, Pin, TagRecord, Used
+from mirrorproxy.store.records import Fact, KeptListing, TagRecord, Used
 
 ALPINE = repository("docker.io", "alpine")
 LATEST = Tag("latest")
@@ -232,24 +232,6 @@ class TestListings:
         """All values are in the database."""
         await index.put_listing(ALPINE, Kind.TAGS, "", Listing(bytes(4 << 20), "a"), 1.0)
         assert {path.name for path in (directory / "index").iterdir()} <= {"cache.db", "cache.db-wal", "cache.db-shm"}
-
-
-async def test_pins_are_kept(index: Index) -> None:
-    """With a tag or a digest, with a platform or without; until they are forgotten."""
-    pins = [Pin(ALPINE, Tag("3.20")), Pin(ALPINE, ONE, "linux/arm64/v8"), Pin(ALPINE, Tag("3.20"), "linux/amd64")]
-    for pin in (*pins, pins[0]):
-        await index.put_pin(pin)
-    assert set(await index.pins()) == set(pins)
-    assert len(await index.pins()) == 3
-    await index.forget_pin(pins[2])
-    assert set(await index.pins()) == set(pins[:2])
-
-
-async def test_a_pin_that_is_not_ours_is_none(index: Index) -> None:
-    """Neither a name that is none nor a platform that is none."""
-    await index._run(index._set, [(f"pin:{text}", b"1") for text in ("x", f"{ALPINE}:1 what ever", f"{ALPINE}@1")])
-    assert await index.pins() == []
-    assert index.refused == 3
 
 
 class TestRepositories:
