@@ -124,6 +124,7 @@ class Cached:
             await self._shelf.know(repository, (found.descriptor,))
             if (here := await self._shelf.manifest(repository, reference)) is not None:
                 await self._shelf.keep(repository, here)
+                await self._name(repository, here.descriptor)
                 return replace(here, outcome=replace(_KEPT, endpoint=found.outcome.endpoint))
         manifest = await self._source.manifest(repository, reference)
         kept = await self._shelf.keep(repository, manifest)
@@ -209,11 +210,14 @@ class Cached:
         if found.outcome.stored:
             self._heard.drop((repository, tag))
             await self._shelf.set_tag(repository, tag, record)
-        else:
-            self._heard.put((repository, tag), (found.descriptor, record))
+            return
+        self._heard.put((repository, tag), (found.descriptor, record))
+        if await self._shelf.has(record.digest):  # by another tag, or from another repository: no GET of it may follow
+            await self._shelf.know(repository, (found.descriptor,))
+            await self._name(repository, found.descriptor)
 
     async def _name(self, repository: Repository, descriptor: Descriptor) -> None:
-        """A manifest came by its digest: give it the tags that a HEAD has told of before."""
+        """A manifest is here: give it the tags of which a HEAD has told."""
         for (place, tag), (heard, record) in self._heard.items():
             if place == repository and heard.digest == descriptor.digest:
                 self._heard.drop((place, tag))

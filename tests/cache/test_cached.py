@@ -78,6 +78,32 @@ async def test_a_head_stays_a_head(world: World) -> None:
     assert world.asked() == []
 
 
+@pytest.mark.parametrize("cached_as", ["another tag", "another repository's"])
+@pytest.mark.parametrize("then", ["nothing", "a GET by digest", "a GET by tag"])
+async def test_a_tag_of_what_is_here_already(world: World, cached_as: str, then: str) -> None:
+    """`1.27` is often `latest`. A client's HEAD is enough for the tag to be served when upstream is away, whatever the
+    client goes on to ask.
+    """
+    digest = image(world, "latest", "1.27")
+    if cached_as == "another tag":
+        await world.cached.manifest(ALPINE, LATEST)
+    else:
+        image(world, "latest", place=OTHER)
+        await world.cached.manifest(OTHER, LATEST)
+    world.asked()
+    await world.cached.resolve(ALPINE, Tag("1.27"))
+    if then != "nothing":
+        await world.cached.manifest(ALPINE, digest if then == "a GET by digest" else Tag("1.27"))
+    assert world.asked() == ["resolve"]
+    world.clock.now += 301
+    for method in ("resolve", "manifest"):
+        world.origin.fail(method, Unreachable("it is away"))
+    again = world.again()
+    assert (await again.resolve(ALPINE, Tag("1.27"))).outcome.result is Result.STALE
+    served = await again.manifest(ALPINE, Tag("1.27"))
+    assert (served.descriptor.digest, served.outcome.result) == (digest, Result.STALE)
+
+
 async def test_an_old_tag_is_checked_by_head(world: World) -> None:
     """Unchanged: one HEAD, then fresh again."""
     image(world, "latest")

@@ -179,9 +179,9 @@ async def test_pins_are_listed_with_what_is_missing(cache: Cache) -> None:
     assert [row["pinned"] for row in (await cache.call("ls", "--json")).rows] == [True, False, True]
     rows = (await cache.call("pins", "--json")).rows
     assert [(row["name"], row["platform"], row["complete"]) for row in rows] == [
-        ("docker.io/library/alpine:3.20", None, True),
         ("ghcr.io/team/app:2", None, False),
         ("ghcr.io/team/app:9", "linux/arm64", False),
+        ("docker.io/library/alpine:3.20", None, True),
     ]
     assert "lacks" in (await cache.call("pins")).out
     ran = await cache.call("unpin", "ghcr.io/team/app:9")
