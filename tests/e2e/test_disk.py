@@ -282,6 +282,49 @@ async def test_a_disk_that_is_full_all_at_once(small: Proxy, hub: Hub) -> None:
                 await small.idle()
 
 
+async def in_its_mounts(proxy: Proxy, script: str) -> None:
+    """Run this where the service's mounts are."""
+    words = ("nsenter", "--target", str(proxy.pid), "--user", "--mount", "sh", "-c", script)
+    process = await asyncio.create_subprocess_exec(*words)
+    assert await process.wait() == 0
+
+
+async def test_a_disk_that_becomes_read_only(small: Proxy, hub: Hub) -> None:
+    """Mounted read-only in the middle of a download: whoever pulls has all of it, what is cached is served, nothing new
+    is kept; mounted as before, caching goes on by itself.
+    """
+    old, data = os.urandom(MIB), os.urandom(3 * MIB)
+    cached, digest = hub.add_blob(NAME, old), hub.add_blob(NAME, data)
+    go_on = asyncio.Event()
+    async with small:
+        assert (await small.ask(f"/v2/{NAME}/blobs/{cached}")).complete
+        await small.idle()
+        hub.script.next("cdn", Quirk(stall=MIB, release=go_on))
+        async with connect(small.address) as wire:
+            _, first = await begin(wire, f"/v2/{NAME}/blobs/{digest}", MIB // 2)
+            # A mount over it: a file system with files that are open for writing cannot be told to be read-only.
+            await in_its_mounts(small, f'mount --bind "{small.cache}" "{small.cache}"')
+            await in_its_mounts(small, f'mount -o remount,bind,ro "{small.cache}"')
+            go_on.set()
+            assert first + await wire.reader.readexactly(3 * MIB - MIB // 2) == data
+        await small.idle()
+        asked = hub.count("cdn")
+        for number in range(3):
+            answer = await small.ask(f"/v2/{NAME}/blobs/{digest}")
+            assert (answer.complete, answer.body == data) == (True, True)
+            image = hub.add_image(NAME, f"new{number}", os.urandom(10), config=os.urandom(10))
+            assert (await small.ask(f"/v2/{NAME}/manifests/new{number}")).body == image.body
+        assert hub.count("cdn") == asked + 3
+        answer = await small.ask(f"/v2/{NAME}/blobs/{cached}")
+        assert (answer.body == old, answer.headers["Cache-Status"]) == (True, "mirrorproxy; hit")
+        assert small.said("Read-only file system")
+        assert "cache: " in (await small.ask("/readyz?verbose")).body.decode()
+        await in_its_mounts(small, f'mount -o remount,bind,rw "{small.cache}"')
+        async with asyncio.timeout(10):
+            while (await small.ask(f"/v2/{NAME}/blobs/{digest}")).headers["Cache-Status"] != "mirrorproxy; hit":
+                await small.idle()
+
+
 async def test_a_start_on_a_full_disk(serve: Serve, hub: Hub, tmp_path: Path) -> None:
     """The service starts and passes on what upstream has, even without an index; with room again, that is rebuilt, and
     what was cached is there as before.
