@@ -152,6 +152,12 @@ def test_the_document_s_values(tmp_path: Path) -> None:
     assert loaded.warnings == []
 
 
+def test_no_quota_without_a_class() -> None:
+    """A quota that names no class would be refused by Kubernetes."""
+    found = rendered({"node": {"priorityClassName": ""}})
+    assert "ResourceQuota" not in {each["kind"] for each in found}
+
+
 def test_without_setup() -> None:
     """`node.setup: false`: nothing of the node's containerd is mounted."""
     (daemons,) = (each for each in rendered({"node": {"setup": False}}) if each["kind"] == "DaemonSet")

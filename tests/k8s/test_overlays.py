@@ -1,6 +1,9 @@
 """Every overlay: valid for Kubernetes, as strict as it can be, and a configuration that mirrorproxy takes."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import yaml
@@ -22,6 +25,9 @@ from tests.k8s.manifests import (
     settings,
     tool,
 )
+
+DOCUMENT = ROOT / "docs" / "kubernetes.md"
+_BEGIN_WITH = re.compile(r"^\| (`[^|]+) \| `(mirrorproxy-\w+)` \| `(k8s/[\w/.-]+)`", re.MULTILINE)
 
 overlays = pytest.mark.parametrize("overlay", [f"overlays/{name}" for name in OVERLAYS])
 serving = pytest.mark.parametrize("overlay", [f"overlays/{name}" for name in OVERLAYS if name != "cleanup"])
@@ -202,46 +208,95 @@ def test_services_find_their_pods() -> None:
             assert {port["targetPort"] for port in found["spec"].get("ports", ())} <= {port["name"] for port in ports}
 
 
-def test_own_settings_and_image(tmp_path: Path) -> None:
-    """An overlay of one's own, as docs/kubernetes.md has it: image, settings, words of the init container."""
-    made = documented("mine", tmp_path, "server: {listen: ['0.0.0.0:5000']}\n")
-    (config,) = (found for found in made if found["kind"] == "ConfigMap")
-    assert config["data"]["config.yaml"] == "server: {listen: ['0.0.0.0:5000']}\n"
+@serving
+def test_own_image(overlay: str, tmp_path: Path) -> None:
+    """The kustomization of docs/kubernetes.md differs from the overlay by the image alone."""
+    name = overlay.removeprefix("overlays/")
+    made = documented("mine", tmp_path, name)
+    assert images(made) == {"registry.example.com/mirrorproxy@sha256:" + "0" * 64}
+    shipped = objects(overlay)
+    images(shipped)
+    assert made == shipped
+
+
+@serving
+def test_own_settings(overlay: str, tmp_path: Path) -> None:
+    """The file that docs/kubernetes.md has one begin with is the overlay's: as it is, nothing changes but the image."""
+    name = overlay.removeprefix("overlays/")
+    begin_with = {of: file for among, of, file in _BEGIN_WITH.findall(DOCUMENT.read_text()) if f"`{name}`" in among}
+    assert begin_with.keys() == {of for of, _ in settings(overlay)}
+    for of, file in begin_with.items():
+        folder = tmp_path / of
+        made = documented("mine", folder, name, {f"{of}.yaml": (ROOT / file).read_text()}, {"mirrorproxy-node": of})
+        shipped = objects(overlay)
+        images(made)
+        images(shipped)
+        assert without_labels(made) == without_labels(shipped)
+        other = documented(
+            "mine", folder / "other", name, {f"{of}.yaml": "scrub: {every: 1d}\n"}, {"mirrorproxy-node": of}
+        )
+        assert [each["data"] for each in other if each["metadata"]["name"].startswith(f"{of}-") and "data" in each] == [
+            {"config.yaml": "scrub: {every: 1d}\n"}
+        ]
+
+
+@on_nodes
+def test_own_words(overlay: str, tmp_path: Path) -> None:
+    """The patch of docs/kubernetes.md is for the init container that sets containerd up, and adds to its words."""
+    text = next(each.text for each in snippets("docs/kubernetes.md") if "--registry=docker.io" in each.text)
+    made = documented("mine", tmp_path, overlay.removeprefix("overlays/"), added=text)
     (daemons,) = (found for found in made if found["kind"] == "DaemonSet")
-    pod = daemons["spec"]["template"]["spec"]
-    assert {each["image"] for each in (*pod["initContainers"], *pod["containers"])} == {
-        "registry.example.com/mirrorproxy@sha256:" + "0" * 64
-    }
-    assert "--registry=docker.io" in container(pod, "containerd")["args"]
+    words = container(daemons["spec"]["template"]["spec"], "containerd")["args"]
+    shipped = one(overlay, "DaemonSet", "mirrorproxy-node")["spec"]["template"]["spec"]
+    assert words == [*container(shipped, "containerd")["args"], "--registry=docker.io"]
 
 
 def test_own_cleanup(tmp_path: Path) -> None:
     """The removal's overlay differs from the one in k8s/ by the image alone."""
     made = documented("mine-cleanup", tmp_path)
-    for found in made:
-        for each in containers(found):
-            assert each.pop("image") == "registry.example.com/mirrorproxy@sha256:" + "0" * 64
+    assert images(made) == {"registry.example.com/mirrorproxy@sha256:" + "0" * 64}
     shipped = objects("overlays/cleanup")
-    for found in shipped:
-        for each in containers(found):
-            del each["image"]
+    images(shipped)
     assert made == shipped
 
 
-def documented(name: str, folder: Path, config: str | None = None) -> list[Object]:
-    """What the kustomization of that name in docs/kubernetes.md comes to, with a `config.yaml` beside it."""
-    found = (each.text for each in snippets("docs/kubernetes.md"))
-    text = next(each for each in found if each.startswith(f"# {name}/kustomization.yaml\n"))
+def documented(
+    name: str,
+    folder: Path,
+    overlay: str = "",
+    files: Mapping[str, str] = MappingProxyType({}),
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    added: str = "",
+) -> list[Object]:
+    """What the kustomization of that name in docs/kubernetes.md comes to, for another overlay where one is named: with
+    these files beside it and the block about settings of one's own, for the ConfigMap that the name in it stands for, or
+    with another block.
+    """
+    texts = [each.text for each in snippets("docs/kubernetes.md")]
+    text = next(each for each in texts if each.startswith(f"# {name}/kustomization.yaml\n"))
+    if files:
+        added = next(each for each in texts if "configMapGenerator:" in each)
+        for given, wanted in renamed.items():
+            added = added.replace(given, wanted)
     work = folder / name
-    work.mkdir()
-    (work / "kustomization.yaml").write_text(text.replace("../mirrorproxy/k8s", "../k8s"))
-    if config is not None:
-        (work / "config.yaml").write_text(config)
+    work.mkdir(parents=True)
+    text = text.replace("../mirrorproxy/k8s", "../k8s").replace("overlays/node-local", f"overlays/{overlay}")
+    (work / "kustomization.yaml").write_text(text + added)
+    for file, content in files.items():
+        (work / file).write_text(content)
     (folder / "k8s").symlink_to(ROOT / "k8s")
     return list(yaml.safe_load_all(tool("kubectl", "kustomize", work)))
 
 
-def containers(found: Object) -> list[Object]:
-    """All those of an object's pods, the first ones included."""
-    pod = found.get("spec", {}).get("template", {}).get("spec", {})
-    return [*pod.get("initContainers", ()), *pod.get("containers", ())]
+def images(made: list[Object]) -> set[str]:
+    """Takes the images out of all containers, the first ones included; what they were."""
+    pod_of = (found.get("spec", {}).get("template", {}).get("spec", {}) for found in made)
+    return {each.pop("image") for pod in pod_of for each in (*pod.get("initContainers", ()), *pod.get("containers", ()))}
+
+
+def without_labels(made: list[Object]) -> list[Object]:
+    """The objects without the labels of ConfigMaps, which nothing selects by."""
+    for found in made:
+        if found["kind"] == "ConfigMap":
+            found["metadata"].pop("labels", None)
+    return made
