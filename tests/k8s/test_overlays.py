@@ -269,8 +269,7 @@ def documented(
     added: str = "",
 ) -> list[Object]:
     """What the kustomization of that name in docs/kubernetes.md comes to, for another overlay where one is named: with
-    these files beside it and the block about settings of one's own, for the ConfigMap that the name in it stands for, or
-    with another block.
+    these files beside it and the block about settings, for the ConfigMap that is `renamed`, or with another block.
     """
     texts = [each.text for each in snippets("docs/kubernetes.md")]
     text = next(each for each in texts if each.startswith(f"# {name}/kustomization.yaml\n"))
@@ -291,7 +290,8 @@ def documented(
 def images(made: list[Object]) -> set[str]:
     """Takes the images out of all containers, the first ones included; what they were."""
     pod_of = (found.get("spec", {}).get("template", {}).get("spec", {}) for found in made)
-    return {each.pop("image") for pod in pod_of for each in (*pod.get("initContainers", ()), *pod.get("containers", ()))}
+    all_of = (each for pod in pod_of for key in ("initContainers", "containers") for each in pod.get(key, ()))
+    return {each.pop("image") for each in all_of}
 
 
 def without_labels(made: list[Object]) -> list[Object]:
