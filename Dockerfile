@@ -2,6 +2,7 @@
 #
 # BASE is any image with a python3 (3.11 or newer) that has venv and pip; both stages use it.
 # Packages come from where pip finds them by itself, or as a file says: --secret id=pip,src=pip.conf
+# That file may name a certificate authority, /run/secrets/ca: --secret id=ca,src=company-ca.pem
 # checkov:skip=CKV_DOCKER_7: BASE has a tag, which checkov does not look up in ARG
 ARG BASE=python:3.13-slim
 
@@ -10,7 +11,7 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/mirrorproxy && python3 -m venv --without-pip /opt/build
 # What is in these files, byte for byte, and nothing else (the extra otel is).
 COPY requirements.lock requirements-build.lock ./
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     python3 -m pip --python /opt/mirrorproxy/bin/python install \
         --no-cache-dir --no-deps --only-binary=:all: --require-hashes --requirement requirements.lock \
     && python3 -m pip --python /opt/build/bin/python install \
