@@ -1,15 +1,18 @@
 """`mirrorproxy setup containerd`: have containerd ask mirrorproxy first, or no longer."""
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from mirrorproxy.errors import MirrorproxyError
+from mirrorproxy.errors import MirrorproxyError, NameInvalid
 from mirrorproxy.setup import (
     DEFAULT,
     Mirror,
     apply,
     config_path_warnings,
+    folder_of,
     mirror_url,
     plan_removal,
     plan_setup,
@@ -63,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     registries = args.registry or [DEFAULT]
     try:
         mirror = Mirror(mirror_url(args.mirror), args.ca, fallback=not args.no_fallback)
+        for registry in registries:
+            _check_name(registry)
     except ValueError as error:
         print(f"mirrorproxy setup containerd: {error}", file=sys.stderr)
         return 2
@@ -78,11 +83,30 @@ def run(args: argparse.Namespace) -> int:
         told = list(warnings(args.directory, () if args.remove else registries))
         if not args.remove:
             told += config_path_warnings(args.directory, args.directory.parent / "config.toml")
+            told += _certificate_warnings(args.ca)
         for warning in told:
             print(f"warning: {warning}", file=sys.stderr)
-    except (MirrorproxyError, OSError) as error:
+    except MirrorproxyError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        root = "; run it as root" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
+        where = error.filename or args.directory
+        print(f"mirrorproxy setup containerd: {where}: {error.strerror or error}{root}", file=sys.stderr)
         return 1
     if not changes:
         print("nothing to change")
     return 0
+
+
+def _check_name(registry: str) -> None:
+    """Raises ValueError: it is no name of a registry."""
+    try:
+        folder_of(registry)
+    except NameInvalid:
+        raise ValueError(f"--registry {registry!r:.300}: write a host or host:port, such as docker.io") from None
+
+
+def _certificate_warnings(ca: PurePosixPath | None) -> Iterator[str]:
+    if ca is not None and not Path(ca).is_file():
+        yield f"there is no file {ca} here: containerd needs it at that path, else no pull comes to the mirror"

@@ -15,10 +15,14 @@ _PLUGINS = {1: "cri", 2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.i
 
 
 def warnings(directory: Path, config: Path) -> Iterator[str]:
-    """What keeps containerd with this `config.toml` from reading `directory`. Nothing when there is no such file."""
+    """What keeps containerd with this `config.toml` from reading `directory`, or may keep it where there is none."""
     try:
         settings = tomllib.loads(config.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):  # in a pod, or where the defaults do
+        yield (
+            f"there is no {config} to see whether {directory} is looked into: Docker and containerd 2 do by "
+            "themselves, containerd before version 2 only with config_path in its configuration"
+        )
         return
     except (OSError, ValueError) as error:
         yield f"{config} cannot be read, so whether containerd looks into {directory} is not known: {error}"

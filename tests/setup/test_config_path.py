@@ -60,9 +60,11 @@ def test_tables_of_old(tmp_path: Path) -> None:
     assert "registry.mirrors does not go together with config_path" in line
 
 
-def test_no_configuration_no_word(tmp_path: Path) -> None:
-    """In a pod there is none to see."""
-    assert list(config_path_warnings(Path(HERE), tmp_path / "config.toml")) == []
+def test_no_configuration(tmp_path: Path) -> None:
+    """In a pod there is none to see, and nothing else would tell why containerd 1.x passes every file by."""
+    (line,) = config_path_warnings(Path(HERE), tmp_path / "config.toml")
+    assert line.startswith(f"there is no {tmp_path}/config.toml")
+    assert "before version 2 only with config_path" in line
 
 
 def test_the_command_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

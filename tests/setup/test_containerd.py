@@ -119,7 +119,34 @@ def test_a_folder_that_wins_over_the_default_is_told(tmp_path: Path, capsys: pyt
     assert setup(tmp_path) == 0
     assert f"{tmp_path}/ghcr.io wins over _default" in capsys.readouterr().err
     assert setup(tmp_path, "--registry", "_default", "--registry", "ghcr.io") == 0
-    assert capsys.readouterr().err == ""
+    assert "wins over" not in capsys.readouterr().err
+
+
+def test_a_wrong_name_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing is written, for the right ones neither."""
+    assert setup(tmp_path, "--registry", "docker.io", "--registry", "foo/bar") == 2
+    assert "--registry 'foo/bar': write a host" in capsys.readouterr().err
+    assert files(tmp_path) == {}
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the place and the reason, and no number of the system's."""
+    (tmp_path / "certs.d").write_text("a file")
+    assert setup(tmp_path / "certs.d") == 1
+    said = capsys.readouterr().err
+    assert f"mirrorproxy setup containerd: {tmp_path}/certs.d" in said
+    assert "Not a directory" in said
+    assert "Errno" not in said
+
+
+def test_a_certificate_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is told, and no error: in a pod the node's files are not to be seen."""
+    words = ("--mirror", "https://mirror.example.com:5000", "--ca")
+    assert setup(tmp_path / "certs.d", *words, "/nonexistent/ca.crt") == 0
+    assert "there is no file /nonexistent/ca.crt here" in capsys.readouterr().err
+    certificate = write(tmp_path / "ca.crt", "PEM")
+    assert setup(tmp_path / "certs.d", *words, str(certificate)) == 0
+    assert "no file" not in capsys.readouterr().err
 
 
 def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +158,7 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "status"),
-    [(("--mirror", "mirror:5000"), 2), (("--registry", "../a"), 1), (("--ca", "/ca.crt"), 2), (("--remove",), 0)],
+    [(("--mirror", "mirror:5000"), 2), (("--registry", "../a"), 2), (("--ca", "/ca.crt"), 2), (("--remove",), 0)],
 )
 def test_wrong_words_and_nothing_to_do(tmp_path: Path, words: tuple[str, ...], status: int) -> None:
     """Wrong words write nothing; removing where there is nothing is right."""
