@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -51,7 +50,6 @@ def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace, Se
     try:
         loaded = load(args.config, os.environ, Overrides(listen=(), cache_dir=args.cache_dir, upstreams=()))
         well = work(args, loaded.settings)
-        sys.stdout.flush()
         return 0 if well else 1
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -61,9 +59,6 @@ def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace, Se
     except MirrorproxyError as error:
         _say(error.message)
         return os.EX_TEMPFAIL
-    except BrokenPipeError:  # `| head` has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
 
 
 def operate(settings: Settings, name: str, arguments: Mapping[str, object], take: Take) -> bool:

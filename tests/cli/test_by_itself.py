@@ -90,6 +90,32 @@ async def test_a_reader_that_has_had_enough(cache: Cache) -> None:
     assert (out, err) == (b"{", b"")
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("rm alpine --config {config} <&-", 2, "add --yes"),
+        ("ls --config {config} >/dev/full", 74, "the output cannot be written: No space left on device"),
+        ("ls --json --config {config} >/dev/full", 74, "the output cannot be written: No space left on device"),
+        ("ls --config {config} >&-", 0, ""),
+        ("completion bash >/dev/full", 74, "the output cannot be written: No space left on device"),
+        ("completion bash | true; exit ${{PIPESTATUS[0]}}", 141, ""),
+    ],
+)
+async def test_a_standard_stream_that_is_closed_or_full(cache: Cache, words: str, status: int, said: str) -> None:
+    """A line on standard error and an exit code, no traceback."""
+    await stock(cache)
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f"mirrorproxy {words.format(config=cache.proxy.config)}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    _, err = await process.communicate()
+    assert process.returncode == status
+    assert said in err.decode()
+    assert err.count(b"\n") == bool(said)
+
+
 async def test_no_cache_is_made_by_a_look_at_one(cache: Cache, tmp_path: Path) -> None:
     """3, and what to say instead; a wrong configuration is 78."""
     ran = await cache.run("ls", "--cache-dir", str(tmp_path / "nothing"))
