@@ -107,7 +107,11 @@ class Anatomist:
             return
         if not contents.manifests:
             blobs = [each for each in contents.children if not is_foreign(each.media_type)]
-            yield Variant(descriptor.platform or self._platform(contents.config), piece, tuple(map(self._piece, blobs)))
+            yield Variant(
+                descriptor.platform or self._platform(contents.config),
+                piece,
+                tuple(self._piece(each, whole=True) for each in blobs),
+            )
             return
         for child in contents.manifests:
             below = self._piece(child)
@@ -119,10 +123,16 @@ class Anatomist:
             for each in variants:
                 yield each if each.platform else replace(each, platform=child.platform or "")
 
-    def _piece(self, descriptor: Descriptor) -> Piece:
+    def _piece(self, descriptor: Descriptor, *, whole: bool = False) -> Piece:
+        """`whole`: a file of another size than the descriptor says is missing, since it would be fetched again.
+
+        Manifests are read and hashed, so what somebody says of their size does not matter.
+        """
         try:
             found = self._path(descriptor.digest).lstat()
         except OSError:
+            return Piece(descriptor.digest, descriptor.size, None)
+        if whole and found.st_size != descriptor.size:
             return Piece(descriptor.digest, descriptor.size, None)
         return Piece(descriptor.digest, descriptor.size, max(found.st_blocks, 1) * 512)
 

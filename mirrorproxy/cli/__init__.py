@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from mirrorproxy import __version__
 
@@ -74,7 +75,7 @@ def _open_what_is_closed() -> None:
     """`<&-`: Python has None for a standard stream that is closed, and files that are opened get its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # as long as the process
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # as long as the process
 
 
 def _give_up_output() -> None:

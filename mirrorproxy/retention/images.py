@@ -1,17 +1,21 @@
 """What images name and need, read from their manifests. Nothing here is asked on the way of a request."""
 
 import asyncio
+import json
+import stat
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mirrorproxy.errors import BadAnswer, CacheFailed
-from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, Contents, is_for, is_foreign, parse
+from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, Contents, is_for, is_foreign, parse, platform_in
 from mirrorproxy.names import Descriptor, Digest, Repository, Tag
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.memory import Memory
 
 _REMEMBERED = 2048  # manifests, and what they name: about 3 MB
+_LARGEST_CONFIG = 1 << 20  # bytes
 _TOGETHER = 64  # files looked at in one go of a thread
 
 
@@ -45,7 +49,10 @@ class Images:
         return found
 
     async def needs(self, root: Digest, platform: str | None = None) -> Needs:
-        """What a pull of `root` needs: of an index of images, of all it has or of that one `platform`."""
+        """What a pull of `root` needs: of an index of images, of all it has or of that one `platform`.
+
+        An image whose config says that it is for another platform is not what is meant; one that does not say is.
+        """
         needs = Needs()
         pending, seen = [root], {root}
         while pending:
@@ -60,17 +67,31 @@ class Images:
                 children = [each for each in contents.manifests if is_for(each.platform or "", platform)]
                 if not children:
                     needs.missing.append(f"an image for {platform}")
-            blobs: list[Digest] = []
+            elif platform is not None and digest == root and not await self._may_be_for(platform, contents.config):
+                needs.missing.append(f"an image for {platform}")
+            blobs: list[Descriptor] = []
             for child in children:
                 if child.digest in seen:
                     continue
                 seen.add(child.digest)
-                (pending if child.media_type in MEDIA_TYPES else blobs).append(child.digest)
+                if child.media_type in MEDIA_TYPES:
+                    pending.append(child.digest)
+                else:
+                    blobs.append(child)
             for start in range(0, len(blobs), _TOGETHER):
                 here = await asyncio.to_thread(self._here, blobs[start : start + _TOGETHER])
                 needs.here |= here
-                needs.missing += [each for each in blobs[start : start + _TOGETHER] if each not in here]
+                needs.missing += [each.digest for each in blobs[start : start + _TOGETHER] if each.digest not in here]
         return needs
+
+    async def _may_be_for(self, wanted: str, config: Descriptor | None) -> bool:
+        """Does the config of an image say that it is for `wanted`, or does it not say, or is it not here?"""
+        try:
+            body = None if config is None else await self._blobs.read(config.digest, _LARGEST_CONFIG)
+            platform = None if body is None else platform_in(json.loads(body))
+        except (CacheFailed, ValueError, RecursionError):
+            return True
+        return platform is None or is_for(platform, wanted) or is_for(wanted, platform)
 
     async def only_named_by(
         self, manifests: Iterable[Digest], *, without: Container[tuple[Repository, Tag]] = ()
@@ -109,5 +130,15 @@ class Images:
         except (BadAnswer, CacheFailed):
             return None
 
-    def _here(self, digests: Iterable[Digest]) -> set[Digest]:
-        return {digest for digest in digests if self._blobs.path(digest).is_file()}
+    def _here(self, blobs: Iterable[Descriptor]) -> set[Digest]:
+        """Those that are here with all their bytes. Blocks."""
+        return {each.digest for each in blobs if _is_whole(self._blobs.path(each.digest), each.size)}
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Is a file of that size there? Blocks."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size

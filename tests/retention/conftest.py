@@ -64,13 +64,13 @@ class Place:
         """The account was checked against the disk."""
         await self.retention._account.check(self.retention._removing, lost=lost)
 
-    async def blob(self, size: int = 16 * KIB) -> Descriptor:
-        """Put in a blob, as a fill does."""
-        data = os.urandom(size)
+    async def blob(self, size: int = 16 * KIB, *, data: bytes | None = None) -> Descriptor:
+        """Put in a blob, as a fill does: random bytes, or these."""
+        data = os.urandom(size) if data is None else data
         digest = Digest.of(data)
         self.ledger.added(await self.blobs.put(digest, data))
         self.retention.used(digest)
-        return Descriptor("application/octet-stream", digest, size)
+        return Descriptor("application/octet-stream", digest, len(data))
 
     async def manifest(self, document: dict[str, object], tag: str | None = None, media: str = OCI_MANIFEST) -> Digest:
         """Put in a manifest, as a pull by this tag does."""

@@ -10,7 +10,7 @@ from mirrorproxy.retention import Bounds, Gone, Rule
 from mirrorproxy.retention.rules import Known, expired
 from mirrorproxy.store.pins import Pin
 from mirrorproxy.store.records import TagRecord
-from tests.retention.conftest import APP, KIB, Place
+from tests.retention.conftest import APP, KIB, Place, as_json
 
 DAY = 86_400.0
 
@@ -55,6 +55,33 @@ class TestPins:
             (f"{APP}@{index} linux/s390x", ("an image for linux/s390x",)),
             (f"{APP}:2", ("the image",)),
         ]
+
+    async def test_a_platform_that_the_image_is_not_for(self, place: Place) -> None:
+        """A single image says in its config what it is for; where it does not say, or is not here, nobody knows."""
+        documents = {"arm": b'{"os":"linux","architecture":"arm64","variant":"v8"}', "silent": b"{}"}
+        roots: dict[str, Digest] = {}
+        for name, document in documents.items():
+            config, layer = await place.blob(data=document), await place.blob()
+            roots[name] = await place.manifest({"config": as_json(config), "layers": [as_json(layer)]}, name)
+        for name, platform, what in (
+            ("arm", "linux/arm64", []),
+            ("arm", "linux/arm64/v8", []),
+            ("arm", "linux/amd64", ["an image for linux/amd64"]),
+            ("silent", "linux/amd64", []),
+        ):
+            assert (await place.retention.images.needs(roots[name], platform)).missing == what, (name, platform)
+        arm = Digest.of(documents["arm"])
+        await place.blobs.remove(arm)
+        assert (await place.retention.images.needs(roots["arm"], "linux/amd64")).missing == [arm]
+
+    async def test_what_was_cut_is_missing(self, place: Place) -> None:
+        """A file of another size than the manifest says would be fetched again."""
+        layer = await place.blob()
+        root = await place.image("1", layer)
+        path = place.blobs.path(layer.digest)
+        path.chmod(0o600)
+        os.truncate(path, 5)
+        assert (await place.retention.images.needs(root)).missing == [layer.digest]
 
     async def test_a_pin_follows_its_tag(self, place: Place) -> None:
         """What the tag pointed at before is not held."""
