@@ -291,14 +291,16 @@ class ScrubSettings(_Frozen):
 
 
 class LogSettings(_Frozen):
-    """What is written to standard error, and how."""
+    """What is written: what the service says of itself to standard error, the access log to standard output."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], choice("debug", "info", "warning", "error")] = "info"
-    """The least that is written."""
+    """The least that is written to standard error. It takes no line from the access log; `debug` adds those of health
+    pages and `/metrics`."""
     format: Annotated[Literal["auto", "json", "text"], choice("auto", "json", "text")] = "auto"
     """`auto`: text on a terminal, else JSON."""
     access: YesNo = True
-    """One line for each request."""
+    """The access log: one line for each request, but for `/livez`, `/readyz`, `/healthz` and `/metrics` where the
+    answer is 200."""
 
 
 class Settings(_Frozen):

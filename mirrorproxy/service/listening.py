@@ -15,6 +15,7 @@ from aiohttp import web
 
 from mirrorproxy.config import ListenAddress
 from mirrorproxy.service.door import Door
+from mirrorproxy.service.inherited import address_of
 from mirrorproxy.service.tls import Certificate
 from mirrorproxy.web.server import Server
 
@@ -27,22 +28,33 @@ _OURS = 48  # descriptors: for the index, the log and what else is open before a
 
 
 class Listening:
-    """The listening sockets over one server, for `most` connections at a time. `start` opens them all or none."""
+    """The listening sockets over one server, for `most` connections at a time. `start` opens them all or none.
 
-    def __init__(self, server: Server, certificate: Certificate | None, most: int) -> None:
+    `setting` is where their addresses come from, for who has to change one. `addresses` are those of `start`, with the
+    port that the system chose in place of 0.
+    """
+
+    def __init__(self, server: Server, certificate: Certificate | None, most: int, setting: str) -> None:
         self._runner = web.ServerRunner(server, shutdown_timeout=_END)
         self._door = Door(server, None if certificate is None else certificate.context, most)
+        self._setting = setting
         self._files: list[Path] = []
+        self.addresses: list[str] = []
 
     async def start(self, addresses: Iterable[ListenAddress], inherited: Sequence[socket.socket] = ()) -> None:
-        """Listen at `addresses`, or on sockets that listen there already. Raises `OSError` with the address where that
-        fails.
+        """Listen at `addresses`, or on sockets that listen there already. Raises `OSError` with the address and the
+        setting where that fails.
         """
         await self._runner.setup()
         sockets = list(inherited)  # their files are not ours to remove
+        self.addresses = [address_of(each) for each in inherited]
         with contextlib.ExitStack() as failed:
             for address in () if inherited else addresses:
-                opened = _unix(address.path) if address.path is not None else await _tcp(address)
+                try:
+                    opened = await _opened(address)
+                except OSError as error:
+                    raise OSError(error.errno, f"{address} ({self._setting}): {_reason(error)}") from None
+                self.addresses += [str(address)] if address.path or address.port else map(address_of, opened)
                 for each in opened:
                     failed.callback(each.close)
                 sockets += opened
@@ -65,6 +77,17 @@ class Listening:
         await self._runner.cleanup()
 
 
+async def _opened(address: ListenAddress) -> list[socket.socket]:
+    return await _tcp(address) if address.path is None else [_unix(address.path)]
+
+
+def _reason(error: OSError) -> str:
+    """Without the address, which asyncio's own messages have in a form of its own."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
+
+
 async def _tcp(address: ListenAddress) -> list[socket.socket]:
     """Sockets at all that the host of `address` stands for. Raises `OSError`."""
     server = await asyncio.get_running_loop().create_server(
@@ -76,16 +99,16 @@ async def _tcp(address: ListenAddress) -> list[socket.socket]:
         server.close()
 
 
-def _unix(path: Path) -> list[socket.socket]:
+def _unix(path: Path) -> socket.socket:
     """A socket at `path`. Raises `OSError`."""
     _make_way(path)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.bind(str(path))
-    except OSError as error:
+    except OSError:
         made.close()
-        raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: unix:{path}") from None
-    return [made]
+        raise
+    return made
 
 
 def _make_way(path: Path) -> None:
@@ -100,7 +123,7 @@ def _make_way(path: Path) -> None:
         except OSError:
             return  # nothing is there, or it is not ours to use: listening will tell
         else:
-            raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: unix:{path}")
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 class Clients(NamedTuple):

@@ -33,7 +33,8 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[sock
         asyncio.run(_serve(loaded, reload, inherited, notifier))
     except (CacheFailed, OSError) as error:
         busy = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        log.error("cannot start: %s%s", error, "; choose another address with --listen" if busy else "")
+        words = (isinstance(error, OSError) and error.strerror) or error
+        log.error("cannot start: %s%s", words, "; choose another address there" if busy else "")
         return os.EX_UNAVAILABLE
     return os.EX_OK
 

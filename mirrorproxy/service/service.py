@@ -100,15 +100,17 @@ class Service:
         self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
         self._observe(metrics)
 
-        self._listening = Listening(self._app.server(), self._certificate, most.connections)
+        self._listening = Listening(self._app.server(), self._certificate, most.connections, "server.listen, --listen")
         self._parts.push_async_callback(self._app.drained, _FAREWELL)
         self._parts.push_async_callback(self._listening.aclose)
-        pages = Listening(self._app.page_server(), None, _PAGES)  # answers while draining, too: that is when one looks
+        # Answers while draining, too: that is when one looks.
+        pages = Listening(self._app.page_server(), None, _PAGES, "server.metrics_listen")
         self._parts.push_async_callback(pages.aclose)
         await pages.start(settings.server.metrics_listen)
         if self._inherited:
             log.info("%s: handed over to this process; server.listen is not used", self._addresses)
         await self._listening.start(settings.server.listen, self._inherited)
+        self._addresses = ", ".join(self._listening.addresses)
         await self._listen_to_commands()
 
         self._parts.push_async_callback(self._tasks.aclose)
@@ -120,7 +122,7 @@ class Service:
         self._probes.state = State.READY
         log.info("mirrorproxy %s %s", __version__, self.status)
         if settings.server.metrics_listen:
-            log.info("metrics and health pages are on %s", ", ".join(map(str, settings.server.metrics_listen)))
+            log.info("metrics and health pages are on %s", ", ".join(pages.addresses))
 
     @property
     def status(self) -> str:

@@ -1,6 +1,7 @@
 """What is put down of a request when it is over: metrics, and a line in the access log."""
 
 import asyncio
+import logging
 from functools import cache
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from mirrorproxy.web import routes
 from mirrorproxy.web.access import AccessLog, Entry
 from mirrorproxy.web.routes import BlobRoute, ManifestRoute, Route
 from mirrorproxy.web.stream import Reply
+
+log = logging.getLogger(__name__)
 
 _KINDS = {
     routes.ManifestRoute: Kind.MANIFEST,
@@ -34,6 +37,7 @@ _ENDPOINTS = {
     routes.PageRoute: "page",
     routes.Unknown: "unknown",
 }
+_WATCHED = frozenset({routes.Page.LIVEZ, routes.Page.READYZ, routes.Page.HEALTHZ, routes.Page.METRICS})
 _METHODS = frozenset({"GET", "HEAD"})
 _GONE = 499  # in the books alone: the client left before it got a status
 
@@ -84,6 +88,8 @@ class Books:
                 first_bytes.observe(first_byte)
         if tracing.is_on():
             _trace(request.method, endpoint, repository, result, status, reply.sent, error)
+        if status == 200 and isinstance(route, routes.PageRoute) and route.page in _WATCHED and not _is_talkative():
+            return  # probes and scrapes: 29,000 lines a day for a pod in Kubernetes, at rest too
         self._access.write(
             Entry(
                 reply.request_id,
@@ -165,6 +171,10 @@ class Books:
                 request_id, request.remote, "-", "-", None, None, None, None, 400, 0, 0, None, None, False, "malformed"
             )
         )
+
+
+def _is_talkative() -> bool:
+    return log.isEnabledFor(logging.DEBUG)
 
 
 def _trace(

@@ -125,12 +125,27 @@ async def test_a_port_in_use(serve: Serve) -> None:
         proxy.settings["server"]["listen"] = [proxy.address, taken]
         text = await refuses(proxy)
         assert "cannot start" in text
-        assert str(other.getsockname()[1]) in text
-        assert "in use" in text
-    proxy.settings["server"]["listen"] = [proxy.address]
+        assert f"{taken} (server.listen, --listen): Address already in use" in text
+        proxy.settings["server"] = {"listen": [proxy.address], "metrics_listen": [taken]}
+        proxy.stderr.unlink()
+        text = await refuses(proxy)
+        assert f"{taken} (server.metrics_listen): Address already in use" in text
+        assert "--listen" not in text
+    proxy.settings["server"] = {"listen": [proxy.address]}
     proxy.stderr.unlink()
     async with proxy:
         assert (await proxy.ask("/v2/")).status == 200
+
+
+async def test_any_free_port(serve: Serve) -> None:
+    """Port 0: the log has the one that it became."""
+    proxy = serve(server={"listen": ["127.0.0.1:0"], "metrics_listen": ["127.0.0.1:0"]})
+    await proxy.launch()
+    await until(lambda: proxy.said("metrics and health pages are on"))
+    (serves, health) = (line["msg"].rpartition(" on ")[2] for line in proxy.log() if " on 127.0.0.1:" in line["msg"])
+    assert (await ask(serves, "/v2/")).status == 200
+    assert (await ask(health, "/readyz")).status == 200
+    assert await proxy.stop() == 0
 
 
 async def test_an_address_that_is_not_ours(serve: Serve) -> None:

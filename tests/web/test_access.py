@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 from mirrorproxy.names import Tag, repository
 from mirrorproxy.registry import Kind, Result
 from mirrorproxy.web.access import AccessLog, Entry, RequestIds
+from mirrorproxy.web.probes import State
 from tests.contracts.registry_contract import SAMPLE
 from tests.web.conftest import Served
 
@@ -193,6 +195,29 @@ def test_another_is_made_for_a_client(given: str | None) -> None:
     made = {ids.choose(given), ids.choose(given), RequestIds().choose(given)}
     assert len(made) == 3
     assert all(re.fullmatch("[0-9a-f]{8}-[0-9a-f]+", one) for one in made)
+
+
+async def test_probes_and_scrapes_are_not_told(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Unless something is wrong, or with `log.level: debug`."""
+    pages = ("/livez", "/readyz?verbose", "/healthz", "/metrics")
+    caplog.set_level(logging.INFO, "mirrorproxy")
+    for page in pages:
+        assert (await served.ask(page)).status == 200
+    served.probes.state = State.DRAINING
+    await served.ask("/readyz")
+    await served.ask("/")
+    caplog.set_level(logging.DEBUG, "mirrorproxy")
+    for page in pages:
+        await served.ask(page)
+    told = [(line["path"], line["status"]) for line in await served.logged()]
+    assert told == [
+        ("/readyz", 503),
+        ("/", 200),
+        ("/livez", 200),
+        ("/readyz", 503),
+        ("/healthz", 200),
+        ("/metrics", 200),
+    ]
 
 
 async def test_what_is_told_of_requests(served: Served) -> None:
