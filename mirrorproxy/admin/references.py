@@ -13,6 +13,7 @@ from mirrorproxy.store.layout import Entry
 
 _CONSIDERED = 2000  # names that are compared: 20 ms of a thread
 _NEAR = 3
+_ALIKE = 0.8  # of the last part of a name: alpin and alpine, not nginx and redis
 _LONGEST = 512  # characters; a repository has 255 bytes, a tag 128, a digest 135
 
 
@@ -66,15 +67,26 @@ def _near(desk: Desk, place: Repository, name: Reference) -> list[str]:
         names.setdefault(str(other), other)
         if len(names) >= _CONSIDERED:
             break
-    tail = place.name.rpartition("/")[2]
-    same = [text for text, each in names.items() if each.name.rpartition("/")[2] == tail]
-    like = difflib.get_close_matches(str(place), list(names), n=_NEAR, cutoff=0.7)
     found = []
-    for text in list(dict.fromkeys([*same, *like]))[:_NEAR]:
-        tags = _tags(desk, names[text])
-        best = difflib.get_close_matches(str(name), tags, n=1, cutoff=0.0)
-        found += [written(names[text], Tag(tag)) for tag in best]
+    for other in _alike(place, list(names.values())):
+        best = difflib.get_close_matches(str(name), _tags(desk, other), n=1, cutoff=0.0)
+        found += [written(other, Tag(tag)) for tag in best]
     return found
+
+
+def _alike(place: Repository, known: list[Repository]) -> list[Repository]:
+    """Repositories whose last part is nearly that of `place`: with what stands before it, all images of one registry
+    would be alike.
+    """
+    by_tail: dict[str, list[Repository]] = {}
+    for each in known:
+        by_tail.setdefault(_tail(each), []).append(each)
+    near = difflib.get_close_matches(_tail(place), list(by_tail), n=_NEAR, cutoff=_ALIKE)
+    return [each for tail in near for each in by_tail[tail]][:_NEAR]
+
+
+def _tail(place: Repository) -> str:
+    return place.name.rpartition("/")[2]
 
 
 def _tags(desk: Desk, place: Repository) -> list[str]:

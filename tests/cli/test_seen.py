@@ -93,6 +93,10 @@ async def test_names_that_are_nearly_right(cache: Cache) -> None:
         assert (ran.status, ran.out) == (3, ""), wrong
         assert "is not in the cache" in ran.err
         assert f"did you mean {right}" in ran.err
+    for action, status in (("why", 3), ("pin", 0)):  # a right name of something that is not here yet
+        ran = await cache.call(action, "nginx:1.27")
+        assert (ran.status, "did you mean" in ran.err) == (status, False)
+    assert (await cache.call("unpin", "nginx:1.27")).status == 0
     ran = await cache.call("why", "Alpine:3.20")
     assert ran.status == 2
     assert "did you mean docker.io/library/alpine:3.20" in ran.err
