@@ -136,7 +136,7 @@ class Metrics:
             self.evicted_bytes.labels(reason)
         for result in ("right", "wrong", "unreadable", "refetched"):
             self.scrubbed.labels(result)
-        for reason in ("size", "age", "count"):
+        for reason in ("size", "age", "count", "manual"):
             self.partials_dropped.labels(reason)
         for limit in LIMITS:
             self.refused.labels(limit)

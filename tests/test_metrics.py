@@ -191,7 +191,7 @@ def test_what_comes_from_upstream_is_zero_from_the_start() -> None:
         ("mirrorproxy_fills_ahead", "registry", set(REGISTRIES)),
         ("mirrorproxy_fills_abandoned", "registry", set(REGISTRIES)),
         ("mirrorproxy_fills_not_kept", "registry", set(REGISTRIES)),
-        ("mirrorproxy_partials_dropped", "reason", {"size", "age", "count"}),
+        ("mirrorproxy_partials_dropped", "reason", {"size", "age", "count", "manual"}),
         ("mirrorproxy_scrub_objects", "result", {"right", "wrong", "unreadable", "refetched"}),
         ("mirrorproxy_cache_evictions", "reason", REASONS),
         ("mirrorproxy_cache_evicted_bytes", "reason", REASONS),

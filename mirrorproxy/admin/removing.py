@@ -41,6 +41,16 @@ class Content(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Row):
+    """What came of a download that did not end, and went, or would go: bytes on the disk, and when the last came."""
+
+    kind: ClassVar[str] = "part"
+    digest: str
+    size: int
+    last_used: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Freed(Row):
     """The last row: how many pieces went, and the bytes on the disk that this freed."""
 
@@ -51,14 +61,19 @@ class Freed(Row):
 
 
 async def rm(desk: Desk, references: list[str], *, dry_run: bool = False) -> AsyncGenerator[Event, None]:
-    """Remove images: their tags, and what no other cached image names. All of `references` are cached, or nothing goes.
+    """Remove images: their tags, and what no other cached image names, parts of downloads too. All of `references` are
+    cached, or nothing goes.
 
-    Raises an `Invalid`; `ManifestUnknown`, with near matches; `Refused` for one that is pinned, and for a digest that a
-    tag of its repository leads to.
+    Raises an `Invalid`; `ManifestUnknown`, with near matches; `Refused` for one that is pinned or being pulled, and for
+    a digest that a tag of its repository leads to.
     """
     entries = list(dict.fromkeys([await find(desk, reference) for reference in references]))
     await desk.retention.write_uses()
     await _refuse_pinned(desk, entries)
+    pulled = await desk.retention.images.waiting_for(desk.retention.parts.filling)
+    for entry in entries:
+        if entry.descriptor.digest in pulled:
+            raise Refused(f"{name_of(entry)} is being pulled: try again when its layers are here")
     yield Progress("looking at what other images need", 0)
     tags = {(entry.repository, entry.reference) for entry in entries if isinstance(entry.reference, Tag)}
     roots = {entry.descriptor.digest for entry in entries}
@@ -67,26 +82,28 @@ async def rm(desk: Desk, references: list[str], *, dry_run: bool = False) -> Asy
         if isinstance(entry.reference, Digest) and entry.reference in left[entry.repository]:
             raise Refused(f"a tag of {entry.repository} leads to {entry.reference}: remove the tag")
     alone = await desk.retention.images.only_named_by(roots, without=tags)
+    halves = [part for part in await desk.retention.parts.idle() if part.digest in alone]
     if dry_run:
         used = await desk.index.used_of(alone - desk.retention.pins.kept)
-        sizes = {digest: each.blocks for digest, each in used.items()}
+        sizes = [each.blocks for each in used.values()] + [each.blocks for each in halves]
     else:
         look = Anatomist(desk.blobs.path).look
         parts = {entry: (await asyncio.to_thread(look, entry.descriptor)).manifests() for entry in entries}
-        sizes = {each.digest: each.blocks for each in await desk.retention.remove(alone)}
+        sizes = [each.blocks for each in await desk.retention.remove(alone)]
+        sizes += [each.blocks for each in halves if await desk.retention.parts.drop(each, "manual")]
         for entry in entries:
             await _forget(desk, entry, [each for each in parts[entry] if each not in left[entry.repository]])
         desk.changed()
     for entry in entries:
         yield Removed(name_of(entry), entry.descriptor.digest, entry.descriptor.digest not in alone, dry_run)
-    yield Freed(len(sizes), sum(sizes.values()), dry_run)
+    yield Freed(len(sizes), sum(sizes), dry_run)
 
 
 async def prune(
     desk: Desk, unused_for: float | None = None, to: int | None = None, *, dry_run: bool = False
 ) -> AsyncGenerator[Event, None]:
     """Remove what was not used for `unused_for` seconds, and what was not used for longest until all takes no more than
-    `to` bytes: a row for each piece. Raises `Invalid` where neither is given.
+    `to` bytes: a row for each piece, parts of downloads first. Raises `Invalid` where neither is given.
     """
     if unused_for is None and to is None:
         raise Invalid("say what is to go: what was --unused-for 7d, or the oldest --to 20GiB that stay")
@@ -94,7 +111,7 @@ async def prune(
     async for gone in desk.retention.prune(unused_for, to, dry_run=dry_run):
         objects += 1
         size += gone.blocks
-        yield Content(gone.digest, gone.blocks, moment(gone.last))
+        yield (Part if gone.is_part else Content)(gone.digest, gone.blocks, moment(gone.last))
         if objects % _SAID_EVERY == 0:
             yield Progress("removing", objects)
     yield Freed(objects, size, dry_run)

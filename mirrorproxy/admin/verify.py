@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -23,7 +23,7 @@ from mirrorproxy.names import Descriptor, Digest, Repository
 from mirrorproxy.store.directory import ALGORITHMS
 from mirrorproxy.store.files import TEMPORARY, disk_errors
 from mirrorproxy.store.ingest import BAD_STATE, parse_state
-from mirrorproxy.store.records import Fact, TagRecord
+from mirrorproxy.store.records import Fact
 
 T = TypeVar("T")
 
@@ -169,7 +169,7 @@ class _Verify:
             self.absent += not await asyncio.to_thread(self._desk.blobs.path(record.digest).exists)
             if record.checked > time.time() + _ABANDONED:
                 if self._repair:
-                    await index.put_tag(repository, tag, TagRecord(record.digest, 0.0))
+                    await index.put_tag(repository, tag, replace(record, checked=0.0))
                 yield Finding("tag", f"{repository}:{tag}", "was last checked in the future", self._repair)
 
     async def partial(self) -> AsyncGenerator[Event, None]:
@@ -187,7 +187,7 @@ class _Verify:
                 continue
             self.parts += 1
             problem = await asyncio.to_thread(_problem_of_part, path)
-            if problem and not self._desk.retention.parts.filling(digest):
+            if problem and digest not in self._desk.retention.parts.filling:
                 if self._repair:
                     await asyncio.to_thread(self._desk.partials.remove, digest)
                 yield Finding("part", digest, problem, self._repair)

@@ -23,7 +23,8 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "prune",
         help="remove what was not used for long",
         description="Remove content that was not used for some time, or what was not used for longest until the rest"
-        " takes no more than a size. What is pinned, being read or being downloaded stays.",
+        " takes no more than a size. Parts of downloads that did not end go first. What is pinned, being read or being"
+        " pulled stays, and what was used in the last minute, unless --unused-for is less.",
     )
     parser.add_argument("--unused-for", type=_reads(parse_duration), metavar="7d", help="what was not used for so long")
     parser.add_argument("--to", type=_reads(parse_size), metavar="20GiB", help="the oldest, until this much is left")
@@ -51,7 +52,8 @@ def _prune(args: argparse.Namespace, settings: Settings) -> bool:
                 if row["kind"] == "freed":
                     freed.update(row)
                 elif dry_run:
-                    table.row(row["digest"], words.size(row["size"]), words.ago(row["last_used"]))
+                    part = " (part)" if row["kind"] == "part" else ""
+                    table.row(row["digest"] + part, words.size(row["size"]), words.ago(row["last_used"]))
 
             well = operate(settings, "prune", arguments, take)
         would = "would be " if dry_run else ""

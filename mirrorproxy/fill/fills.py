@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, KeysView
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -75,6 +75,11 @@ class Fills:
     def readers(self) -> int:
         """How many clients read from them."""
         return sum(flight.readers for flight in self._flights.values())
+
+    @property
+    def digests(self) -> KeysView[Digest]:
+        """What is being downloaded, now and whenever it is looked at."""
+        return self._flights.keys()
 
     def use(self, terms: Terms) -> None:
         """Other terms from now on."""

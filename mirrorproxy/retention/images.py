@@ -3,7 +3,7 @@
 import asyncio
 import json
 import stat
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +113,21 @@ class Images:
                 if free and digest not in free:
                     free.difference_update(await self.all_named([digest]))
         return free
+
+    async def waiting_for(self, filling: Collection[Digest]) -> set[Digest]:
+        """The manifests that name any of these, directly or not, with the blobs that they name: somebody is pulling
+        these images. Reads every manifest in the cache, as long as anything is being filled. Raises `CacheFailed`.
+        """
+        found: set[Digest] = set()
+        if not filling:
+            return found
+        async for facts in self._index.manifest_rows():
+            for _, digest, _ in facts:
+                if any(named in filling for named in await self.all_named([digest])):
+                    found.add(digest)
+                    children = await self._children(digest)
+                    found.update(each.digest for each in children if each.media_type not in MEDIA_TYPES)
+        return found
 
     async def _children(self, digest: Digest) -> tuple[Descriptor, ...]:
         if (known := self._named.get(digest)) is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
@@ -43,11 +44,14 @@ _BLOCK = 4096  # bytes: file systems count files in these; a part has two more f
 
 
 class Gone(NamedTuple):
-    """Content that went, or would go: bytes on the disk, and its last use (Unix seconds)."""
+    """Content that went, or would go: bytes on the disk, and its last use (Unix seconds). `is_part`: it was the part of
+    a download, the last bytes of which came then.
+    """
 
     digest: Digest
     blocks: int
     last: float
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,7 @@ class Retention:
 
     def _is_held(self, digest: Digest) -> bool:
         """Must it not go, whatever its age?"""
-        return digest in self.pins.kept or self._blobs.is_read(digest) or self.parts.filling(digest)
+        return digest in self.pins.kept or self._blobs.is_read(digest) or digest in self.parts.filling
 
     async def _remove(self, going: list[Gone], reason: str) -> list[Gone]:
         """Remove a step of content from the disk; returns what went, which is all but where the disk fails on the way.
@@ -281,7 +285,7 @@ class Retention:
     async def remove(self, digests: Iterable[Digest], reason: str = "manual") -> list[Gone]:
         """Remove this content, but for what is pinned or being filled; returns what went. Raises `CacheFailed`."""
         await self.write_uses()
-        wanted = [digest for digest in digests if digest not in self.pins.kept and not self.parts.filling(digest)]
+        wanted = [digest for digest in digests if digest not in self.pins.kept and digest not in self.parts.filling]
         gone: list[Gone] = []
         for start in range(0, len(wanted), _STEP):
             step = wanted[start : start + _STEP]
@@ -298,26 +302,37 @@ class Retention:
         self, unused_for: float | None = None, to: int | None = None, *, dry_run: bool = False
     ) -> AsyncGenerator[Gone, None]:
         """Remove what was not used for `unused_for` seconds, and what was not used for longest until all takes no more
-        than `to` bytes; yields it. What is pinned, read or being filled stays. `dry_run`: only say it.
+        than `to` bytes, parts of downloads before content; yields it. `dry_run`: only say it.
 
-        Raises `CacheFailed`.
+        What is pinned, read or being filled stays, as does an image of which anything is being filled, and what was
+        used in the last minute, unless `unused_for` is less. Raises `CacheFailed`.
         """
         await self.write_uses()
         if self._ledger.used is None:
             await self._account.check(self._removing)
         await self.pins.look()
-        oldest = Oldest(0 if to is None else (self._ledger.used or 0) - to)
         now, after = self._clock(), None
+        age = math.inf if unused_for is None else unused_for
+        grace = min(_GRACE, age)
+        idle = await self.parts.idle()
+        needed = 0 if to is None else (self._ledger.used or 0) + self._ledger.idle - to
+        for part in idle:
+            is_old = now - part.modified > age or (needed > 0 and not 0 <= now - part.modified < grace)
+            if is_old and (dry_run or await self.parts.drop(part, "manual")):
+                needed -= part.blocks
+                yield Gone(part.digest, part.blocks, part.modified, is_part=True)
+        oldest = Oldest(needed)
+        pulled = await self.images.waiting_for(self.parts.filling)
         while page := await self._index.asked(ContentQueues.page, after, _BATCH):
             after = page[-1][0]
             aged: list[Gone] = []
             for digest, used in page:
-                if self._is_held(digest):
+                if digest in pulled or self._is_held(digest):
                     continue
-                if unused_for is not None and now - used.last > unused_for:
+                if now - used.last > age:
                     aged.append(Gone(digest, used.blocks, used.last))
                     oldest.freed(used.blocks)
-                elif to is not None:
+                elif to is not None and not 0 <= now - used.last < grace:
                     oldest.add(Candidate(digest, used.blocks, used.last))
             for each in aged if dry_run else await self.remove(one.digest for one in aged):
                 yield each

@@ -61,7 +61,7 @@ class Service:
         self._retention = self._contents.retention
 
         self._fills = Fills(self._contents.partials, self._retention, metrics, terms(settings))
-        self._retention.parts.filling = lambda digest: self._fills.flown_for(digest) is not None
+        self._retention.parts.filling = self._fills.digests
         self._stacks = Stacks(self._contents.shelf, self._fills, metrics)
         self._parts.push_async_callback(self._stacks.aclose)
         self._stacks.use(settings.upstreams)

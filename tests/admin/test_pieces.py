@@ -267,6 +267,7 @@ ROWS = (
     refreshing.Refreshed("a", None, DIGEST, False, None, None),
     removing.Removed("a", DIGEST, False, True),
     removing.Content(DIGEST, 1, None),
+    removing.Part(DIGEST, 1, None),
     removing.Freed(1, 2, False),
     pinning.Pinned("a", None, False, True, [], []),
     explanation.Why("a", DIGEST, OCI_MANIFEST, True, 1, False, [], None, None, None, True, None, [], "hit", "", [], ""),

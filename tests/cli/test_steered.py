@@ -8,6 +8,7 @@ import pytest
 
 from mirrorproxy.names import Digest
 from tests.cli.conftest import Cache, Stocked, stock
+from tests.fakes.script import Quirk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -135,16 +136,16 @@ async def test_another_name_of_the_same_image_keeps_it(cache: Cache) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 async def test_prune_spares_what_is_pinned(cache: Cache, running: bool) -> None:
-    """To nothing: all goes but the pinned image, complete; what was used lately is not "unused for a day"."""
+    """Unused for no time: all goes but the pinned image, complete; what was used lately is not "unused for a day"."""
     images = await stock(cache)
     assert (await cache.call("pin", "alpine:3.20")).status == 0
     if not running:
         assert await cache.proxy.stop() == 0
     (nothing,) = (await cache.call("prune", "--unused-for", "1d", "--yes", "--json")).rows
     assert (nothing["objects"], nothing["size"]) == (0, 0)
-    dry = await cache.call("prune", "--to", "0", "--dry-run", "--json")
+    dry = await cache.call("prune", "--unused-for", "0s", "--dry-run", "--json")
     assert all(kept(cache, digest) for digest in own(images))
-    ran = await cache.call("prune", "--to", "0", "--yes", "--json")
+    ran = await cache.call("prune", "--unused-for", "0s", "--yes", "--json")
     assert {row["digest"] for row in dry.rows[:-1]} == {row["digest"] for row in ran.rows[:-1]}
     assert ran.rows[-1]["objects"] == len(ran.rows) - 1 >= len(own(images))
     assert not any(kept(cache, digest) for digest in own(images))
@@ -153,6 +154,36 @@ async def test_prune_spares_what_is_pinned(cache: Cache, running: bool) -> None:
     if not running:
         await cache.proxy.start()
     assert (await cache.call("unpin", "alpine:3.20")).status == 0
+
+
+async def test_an_image_that_is_being_pulled_stays(cache: Cache) -> None:
+    """`prune` leaves it whole, `rm` is refused; what came of a download that did not end goes with its image."""
+    images = await stock(cache)
+    two, name = images.two, "ghcr.io/team/app:2"
+    going_on = asyncio.Event()
+    cache.hub.script.always("cdn", Quirk(stall=40_000, release=going_on))
+    cache.hub.log.clear()
+    async with asyncio.TaskGroup() as tasks:
+        pulling = tasks.create_task(cache.proxy.ask(f"/v2/ghcr.io/team/app/blobs/{images.lacks}"))
+        while not cache.hub.count("cdn"):
+            await asyncio.sleep(0.01)
+        ran = await cache.call("rm", name, "--yes")
+        assert (ran.status, "is being pulled" in ran.err) == (1, True), ran
+        ran = await cache.call("prune", "--unused-for", "0s", "--yes", "--json")
+        assert images.one.manifest.digest in {row.get("digest") for row in ran.rows}
+        assert all(kept(cache, each.digest) for each in (two.manifest, two.config))
+        await cache.proxy.kill()
+        going_on.set()
+        pulling.cancel()
+    cache.hub.script.clear()
+    (part,) = (await cache.call("prune", "--to", "0", "--unused-for", "0s", "--dry-run", "--json")).rows[:1]
+    assert (part["kind"], part["digest"]) == ("part", images.lacks)
+    dry = await cache.call("rm", name, "--dry-run", "--json")
+    ran = await cache.call("rm", name, "--yes", "--json")
+    assert [{**row, "dry_run": False} for row in dry.rows] == ran.rows
+    assert (ran.rows[-1]["objects"], ran.rows[-1]["size"] > part["size"]) == (3, True)
+    assert not list((cache.proxy.cache / "partial").glob("sha256-*"))
+    await cache.proxy.start()
 
 
 async def test_prune_wants_to_know_what(cache: Cache) -> None:
@@ -200,7 +231,7 @@ async def test_ls_while_images_go(cache: Cache) -> None:
     ran = await asyncio.gather(
         cache.run("ls", "--json"),
         cache.run("rm", "ghcr.io/team/app:1", "--yes"),
-        cache.run("prune", "--to", "0", "--yes"),
+        cache.run("prune", "--unused-for", "0s", "--yes"),
         cache.run("du"),
     )
     assert [each.status in (0, 3) for each in ran] == [True] * 4

@@ -96,7 +96,7 @@ async def test_what_is_needed_now_stays(place: Place, why: str) -> None:
         case "read":
             opened = await place.blobs.open(layer.digest)
         case "filled":
-            place.retention.parts.filling = lambda each: each == layer.digest
+            place.retention.parts.filling = {layer.digest}
         case "pinned":
             await place.retention.pins.put(Pin(APP, Tag("1")))
         case "just used":
@@ -107,7 +107,7 @@ async def test_what_is_needed_now_stays(place: Place, why: str) -> None:
     assert place.has(layer.digest)
     if opened is not None:
         opened.close()
-    place.retention.parts.filling = lambda _: False
+    place.retention.parts.filling = frozenset()
     await place.retention.pins.forget(Pin(APP, Tag("1")))
     place.now += LONG
     (await place.retention.reserve(900 * KIB)).release()

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mirrorproxy.names import Digest, Tag
+from mirrorproxy.names import Descriptor, Digest, Tag
 from mirrorproxy.retention import Bounds, Gone, Rule
 from mirrorproxy.retention.rules import Known, expired
 from mirrorproxy.store.pins import Pin
@@ -13,6 +13,15 @@ from mirrorproxy.store.records import TagRecord
 from tests.retention.conftest import APP, KIB, Place, as_json
 
 DAY = 86_400.0
+
+
+async def part(place: Place, digest: Digest, size: int, modified: float) -> None:
+    """What came of a download, the last of it then."""
+    ingest = await place.partials.open(digest)
+    await ingest.write(0, os.urandom(size))
+    await ingest.settle()
+    await ingest.close()
+    os.utime(place.directory / "partial" / f"{digest.algorithm}-{digest.hex}" / "data", (modified, modified))
 
 
 async def tags(place: Place) -> set[str]:
@@ -224,11 +233,65 @@ class TestByHand:
         for _ in range(10):
             place.now += DAY
             blobs.append(await place.blob(16 * KIB))
+        place.now += 60
         dry = await self.pruned(place, to=100 * KIB, dry_run=True)
         assert [each.digest for each in dry] == [each.digest for each in blobs[:4]]
         assert await self.pruned(place, to=100 * KIB) == dry
         assert place.ledger.used == 96 * KIB
         assert await self.pruned(place, to=100 * KIB) == []
+
+    async def test_parts_of_downloads_go_first(self, place: Place) -> None:
+        """They count, the oldest goes first, and none that is being filled; then content."""
+        digests = [Digest.of(b"%d" % n) for n in range(4)]
+        for number, digest in enumerate(digests):
+            await part(place, digest, 32 * KIB, place.now - 9 * DAY + number * DAY)
+        place.retention.parts.filling = {digests[1]}
+        blob = await place.blob(16 * KIB)
+        place.now += 100
+        await part(place, recent := Digest.of(b"4"), 32 * KIB, place.now - 1)
+        dry = await self.pruned(place, to=90 * KIB, dry_run=True)
+        assert [(each.digest, each.is_part) for each in dry] == [(digests[0], True), (digests[2], True)]
+        assert await self.pruned(place, to=90 * KIB) == dry
+        assert place.ledger.idle == 64 * KIB
+        assert place.metrics.partials_dropped.labels("manual")._value.get() == 2
+        gone = await self.pruned(place, to=0)
+        assert [(each.digest, each.is_part) for each in gone] == [(digests[3], True), (blob.digest, False)]
+        assert [each.digest for each in await self.pruned(place, unused_for=0.0)] == [recent]
+        assert {each.digest for each in await asyncio.to_thread(lambda: list(place.partials.scan()))} == {digests[1]}
+
+    async def test_parts_of_which_nothing_came_for_long(self, place: Place) -> None:
+        """Go by their age as content does."""
+        old, young = Digest.of(b"old"), Digest.of(b"young")
+        await part(place, old, KIB, place.now - 8 * DAY)
+        await part(place, young, KIB, place.now - 6 * DAY)
+        assert [each.digest for each in await self.pruned(place, unused_for=7 * DAY)] == [old]
+
+    async def test_an_image_that_is_being_pulled(self, place: Place) -> None:
+        """Its manifest, config and layers stay, and the index that leads to it, however long it takes; the other
+        platforms of that are not meant.
+        """
+        coming = Descriptor("application/octet-stream", Digest.of(b"coming"), 6)
+        layer, other = await place.blob(), await place.blob()
+        arm, amd = await place.image(None, layer, coming), await place.image(None, other)
+        index = await place.images("1", linux_arm64=arm, linux_amd64=amd)
+        place.now += DAY
+        place.retention.parts.filling = {coming.digest}
+        gone = {each.digest for each in await self.pruned(place, to=0)}
+        assert {amd, other.digest} < gone
+        assert not gone & {index, arm, layer.digest}
+        assert len(gone) == 3  # and a config
+        place.retention.parts.filling = frozenset()
+        assert {index, arm, layer.digest} < {each.digest for each in await self.pruned(place, to=0)}
+
+    async def test_what_was_just_used(self, place: Place) -> None:
+        """Stays, since its client may ask for more; unless a shorter time is named."""
+        blob = await place.blob()
+        place.now += 59
+        assert await self.pruned(place, to=0) == []
+        assert await self.pruned(place, to=0, unused_for=DAY) == []
+        assert [each.digest for each in await self.pruned(place, unused_for=30.0, dry_run=True)] == [blob.digest]
+        place.now += 1
+        assert [each.digest for each in await self.pruned(place, to=0)] == [blob.digest]
 
     async def test_remove(self, place: Place) -> None:
         """What is said, but for what is pinned; what nobody knows is no matter."""
