@@ -9,17 +9,20 @@ import stat
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from mirrorproxy.admin.anatomy import Anatomist
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import End, Event, Progress, Row
+from mirrorproxy.admin.images import looked_at, name_of
 from mirrorproxy.audit import Checker, State, Verdict
 from mirrorproxy.errors import BadAnswer, DigestInvalid
 from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, Contents, parse
 from mirrorproxy.names import Descriptor, Digest, Repository
+from mirrorproxy.retention import Missing
 from mirrorproxy.store.directory import ALGORITHMS
 from mirrorproxy.store.files import TEMPORARY, disk_errors
 from mirrorproxy.store.ingest import BAD_STATE, parse_state
@@ -35,19 +38,40 @@ _BROKEN_DISK = 3  # files that cannot be read, and it is the disk: then none of 
 
 @dataclass(frozen=True, slots=True)
 class Finding(Row):
-    """Something that is wrong: what it is (blob, manifest, tag, part, file, accounting), which one, and why."""
+    """Something that is wrong: what it is (blob, manifest, tag, pin, part, file, accounting), which one, and why.
+
+    `images` are those that consist of it too, as far as that is known.
+    """
 
     kind: ClassVar[str] = "finding"
     what: str
     name: str
     problem: str
     repaired: bool = False
+    images: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger(Row):
+    """A file among the content that is none, which is somebody's: it is named, left alone, and not wrong."""
+
+    kind: ClassVar[str] = "stranger"
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete(Row):
+    """A manifest that names something that is not here, which is not wrong."""
+
+    kind: ClassVar[str] = "incomplete"
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Summary(Row):
     """What was looked at: pieces of content and their bytes; manifests, by repository, and how many of them name
-    something that is not here; tags, and how many of them have their manifest no more; parts. And what is wrong.
+    something that is not here; tags, and how many of them have their manifest no more; parts; files that are not ours.
+    And what is wrong.
     """
 
     kind: ClassVar[str] = "summary"
@@ -58,6 +82,7 @@ class Summary(Row):
     tags: int
     absent: int
     parts: int
+    strangers: int
     wrong: int
     repaired: int
 
@@ -70,6 +95,8 @@ class _Verify:
         self._checker = checker
         self._repair = repair
         self.blobs = self.bytes = self.manifests = self.incomplete = self.tags = self.absent = self.parts = 0
+        self.strangers_found = 0
+        self._condemned_names: set[str] = set()
 
     async def content(self) -> AsyncGenerator[Event, None]:
         """All blobs, manifests among them, are read and hashed; what is wrong is put into quarantine."""
@@ -77,6 +104,7 @@ class _Verify:
         unreadable: list[tuple[Digest, Verdict]] = []
         while batch := await asyncio.to_thread(self._desk.blobs.names, after, _BATCH):
             after = batch[-1]
+            found: list[Finding] = []
             for digest in batch:
                 verdict = await self._checker.check(self._desk.blobs.path(digest), digest)
                 self.blobs += verdict.state is not State.GONE
@@ -84,13 +112,31 @@ class _Verify:
                 if verdict.state is State.UNREADABLE:
                     unreadable.append((digest, verdict))
                 elif verdict.state is State.WRONG:
-                    yield await self._condemned(digest, verdict)
+                    found.append(await self._condemned(digest, verdict))
                 yield Progress("reading", self.bytes, total, "bytes")
+            for finding in await self._with_images(found):
+                yield finding
+        found = []
         for digest, verdict in unreadable:
             if len(unreadable) < _BROKEN_DISK:
-                yield await self._condemned(digest, verdict)
+                found.append(await self._condemned(digest, verdict))
             else:
-                yield Finding("blob", digest, f"{verdict.reason}; left there, as the disk may be at fault")
+                problem = f"{verdict.reason}; left there, as the disk may be at fault"
+                found.append(Finding("blob", digest, problem))
+        for finding in await self._with_images(found):
+            yield finding
+
+    async def _with_images(self, findings: list[Finding]) -> list[Finding]:
+        """These, with the images that consist of them: all are looked at for that."""
+        names: dict[str, list[str]] = {finding.name: [] for finding in findings}
+        self._condemned_names.update(names)
+        if names:
+            async for batch in looked_at(self._desk, Anatomist(self._desk.blobs.path)):
+                for entry, anatomy in batch:
+                    for piece in anatomy.pieces():
+                        if piece.digest in names:
+                            names[piece.digest].append(name_of(entry))
+        return [replace(finding, images=names[finding.name]) for finding in findings]
 
     async def _condemned(self, digest: Digest, verdict: Verdict) -> Finding:
         repaired = False
@@ -124,7 +170,11 @@ class _Verify:
                 contents = await asyncio.to_thread(parse, body, fact.media_type)
             except BadAnswer:  # which was said
                 continue
-            if problem := await self._problem_of(repository, fact, body, contents):
+            before = self.incomplete
+            problem = await self._problem_of(repository, fact, body, contents)
+            if self.incomplete > before:
+                yield Incomplete(f"{repository}@{digest}")
+            if problem:
                 if self._repair:
                     await index.forget_fact(repository, digest)
                     right = Descriptor(fact.media_type, digest, len(body))
@@ -172,6 +222,17 @@ class _Verify:
                     await index.put_tag(repository, tag, replace(record, checked=0.0))
                 yield Finding("tag", f"{repository}:{tag}", "was last checked in the future", self._repair)
 
+    async def pinned(self) -> AsyncGenerator[Event, None]:
+        """What is pinned is here, all of it. What lacks because it was found wrong is not told again."""
+        pins = self._desk.retention.pins
+        await pins.look()
+        for each in pins.missing:
+            what = [one for one in each.what if one not in self._condemned_names]
+            if what:
+                yield Finding(
+                    "pin", str(each.pin), f"is not complete: {Missing(each.pin, tuple(what)).listed} is not here"
+                )
+
     async def partial(self) -> AsyncGenerator[Event, None]:
         """Parts have what their state says, and nothing else is left there."""
         for path in await asyncio.to_thread(lambda: _listed(self._desk.directory / "partial")):
@@ -196,7 +257,8 @@ class _Verify:
         """Things beside the content, which nobody would ever take away. They are somebody's, and are left alone."""
         for algorithm in ALGORITHMS:
             for name in await asyncio.to_thread(_strange, self._desk.directory, algorithm):
-                yield Finding("file", f"blobs/{algorithm}/{name}", "is no content; look what it is, and remove it")
+                self.strangers_found += 1
+                yield Stranger(f"blobs/{algorithm}/{name}")
 
     async def accounting(self) -> AsyncGenerator[Event, None]:
         """What the service believes to use is what is there."""
@@ -216,16 +278,20 @@ async def verify(desk: Desk, repair: bool = False) -> AsyncGenerator[Event, None
 
     `repair`: wrong content goes into quarantine, and wrong records and parts go, so that the next pull fetches them.
     """
-    findings = repaired = 0
+    told: set[tuple[str, str, str]] = set()
+    repaired = 0
     async with AsyncExitStack() as parts:
         checker = Checker()
         parts.push_async_callback(checker.aclose)
         run = _Verify(desk, checker, repair=repair)
         steps = (run.content, run.said_to_be_manifests, run.known_manifests, run.known_tags)
-        for step in (*steps, run.partial, run.strangers, run.accounting):
+        for step in (*steps, run.pinned, run.partial, run.strangers, run.accounting):
             async for event in step():
                 if isinstance(event, Finding):
-                    findings += 1
+                    said = event.what, event.name, event.problem
+                    if said in told:  # a row that was put right may come by again
+                        continue
+                    told.add(said)
                     repaired += event.repaired
                 yield event
     yield Summary(
@@ -236,10 +302,11 @@ async def verify(desk: Desk, repair: bool = False) -> AsyncGenerator[Event, None
         run.tags,
         run.absent,
         run.parts,
-        findings,
+        run.strangers_found,
+        len(told),
         repaired,
     )
-    yield End(ok=findings == repaired)
+    yield End(ok=len(told) == repaired)
 
 
 async def _in_batches(rows: Iterator[T]) -> AsyncIterator[T]:

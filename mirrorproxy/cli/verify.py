@@ -7,6 +7,8 @@ from mirrorproxy.cli import words
 from mirrorproxy.cli.steering import add_common_flags, operate, print_row, run_command
 from mirrorproxy.config import Settings
 
+_SHOWN = 3  # images
+
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the program's."""
@@ -36,11 +38,19 @@ def _verify(args: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _print(row: dict[str, Any]) -> None:
+    if row["kind"] == "incomplete":  # as many as there are images of which not all platforms were pulled
+        return
+    if row["kind"] == "stranger":
+        print(f"file {row['name']} is no content; look what it is, and remove it")
+        return
     if row["kind"] == "finding":
-        print(f"{row['what']} {row['name']} {row['problem']}{' (repaired)' if row['repaired'] else ''}")
+        images = row["images"]
+        more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
+        of = f" [{', '.join(images[:_SHOWN])}{more}]" if images else ""
+        print(f"{row['what']} {row['name']} {row['problem']}{of}{' (repaired)' if row['repaired'] else ''}")
         return
     print(
-        f"{row['blobs']:,} pieces of content ({words.size(row['bytes'])}), {row['manifests']:,} manifests "
+        f"{words.count(row['blobs'], 'piece')} of content ({words.size(row['bytes'])}), {row['manifests']:,} manifests "
         f"({row['incomplete']:,} not complete), {row['tags']:,} tags ({row['absent']:,} evicted), "
         f"{row['parts']:,} parts"
     )

@@ -21,8 +21,13 @@ class Missing(NamedTuple):
     what: tuple[str, ...]
 
     def __str__(self) -> str:
+        return f"{self.pin} is pinned and not complete: {self.listed} is not here"
+
+    @property
+    def listed(self) -> str:
+        """The first of what is missing, and how many more."""
         more = f" and {len(self.what) - _SHOWN} more" if len(self.what) > _SHOWN else ""
-        return f"{self.pin} is pinned and not complete: {', '.join(self.what[:_SHOWN])}{more} is not here"
+        return f"{', '.join(self.what[:_SHOWN])}{more}"
 
 
 class Pins:
