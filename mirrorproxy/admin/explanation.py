@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,6 +10,7 @@ from mirrorproxy.admin.anatomy import Anatomist, Anatomy, Piece, State
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import Event, Row
 from mirrorproxy.admin.images import fresh_until, moment, name_of
+from mirrorproxy.admin.pinning import pinned_platforms
 from mirrorproxy.admin.references import find
 from mirrorproxy.names import Digest, Tag
 from mirrorproxy.policy import allowed
@@ -22,14 +23,16 @@ _UNTOLD = "unknown"  # the platform of an image whose config does not tell it, o
 
 @dataclass(frozen=True, slots=True)
 class PlatformReport:
-    """One platform of the image. `missing` pieces of `missing_bytes` a pull of it would fetch."""
+    """One platform of the image. `missing` pieces of `missing_bytes` a pull of it would fetch; None and None where its
+    manifest is not here, so that nobody knows.
+    """
 
     platform: str
     state: State
     digest: str
     size: int
-    missing: int
-    missing_bytes: int
+    missing: int | None
+    missing_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Why(Row):
     `endpoints` are those that the content came from; None and nothing where that is not known (content of before
     this was put down). `pull`: what one would do now: `hit` asks nobody anything, `check` asks upstream about the tag
     alone, `fetch` brings what is missing, `refused` gets an error; `pull_words` says it to people.
+    `begun_bytes` of what is missing are here as parts of downloads, `downloading` pieces of it are coming now.
     `survives`: the platforms that can be pulled when the upstream is gone, which `survives_words` says to people.
     """
 
@@ -50,6 +54,7 @@ class Why(Row):
     manifest: bool
     size: int
     pinned: bool
+    pinned_for: list[str]
     platforms: list[PlatformReport]
     last_used: str | None
     checked: str | None
@@ -57,6 +62,8 @@ class Why(Row):
     fresh: bool
     tag_endpoint: str | None
     endpoints: list[str]
+    begun_bytes: int
+    downloading: int
     pull: Pull
     pull_words: str
     survives: list[str]
@@ -71,11 +78,12 @@ async def why(desk: Desk, reference: str) -> AsyncGenerator[Event, None]:
     pieces = anatomy.pieces()
     uses = await desk.index.used_of(anatomy.manifests())
     origins = await desk.index.origins_of(piece.digest for piece in pieces if piece.blocks is not None)
-    pins = await desk.retention.pins.all()
+    pinned = pinned_platforms(await desk.retention.pins.all())
+    begun = await asyncio.to_thread(_begun, desk, anatomy)
     checked = None if entry.record is None else entry.record.checked
     until = fresh_until(desk, entry.repository.registry, checked)
     fresh = isinstance(entry.reference, Digest) or (until is not None and until > time.time())
-    pull, words = _pull(desk, entry, anatomy, fresh=fresh)
+    pull, words = _pull(desk, entry, anatomy, begun, fresh=fresh)
     survives = [_named(each.platform) for each in anatomy.variants if each.state is State.COMPLETE]
     yield Why(
         name=name_of(entry),
@@ -83,15 +91,16 @@ async def why(desk: Desk, reference: str) -> AsyncGenerator[Event, None]:
         media_type=entry.descriptor.media_type,
         manifest=anatomy.root.blocks is not None,
         size=sum(piece.blocks or 0 for piece in pieces),
-        pinned=any((pin.repository, pin.reference) == (entry.repository, entry.reference) for pin in pins),
+        pinned=name_of(entry) in pinned,
+        pinned_for=pinned.get(name_of(entry), []),
         platforms=[
             PlatformReport(
                 _named(each.platform),
                 each.state,
                 each.manifest.digest,
                 sum(piece.blocks or 0 for piece in (each.manifest, *each.blobs)),
-                len(each.missing),
-                _size(each.missing),
+                None if each.state is State.ABSENT else len(each.missing),
+                None if each.state is State.ABSENT else _to_fetch(each.missing, begun),
             )
             for each in anatomy.variants
         ],
@@ -101,6 +110,8 @@ async def why(desk: Desk, reference: str) -> AsyncGenerator[Event, None]:
         fresh=fresh,
         tag_endpoint=None if entry.record is None else entry.record.endpoint,
         endpoints=sorted(set(origins.values())),
+        begun_bytes=sum(begun.values()),
+        downloading=sum(piece.digest in desk.retention.parts.filling for piece in pieces if piece.blocks is None),
         pull=pull,
         pull_words=words,
         survives=survives,
@@ -108,7 +119,7 @@ async def why(desk: Desk, reference: str) -> AsyncGenerator[Event, None]:
     )
 
 
-def _pull(desk: Desk, entry: Entry, anatomy: Anatomy, *, fresh: bool) -> tuple[Pull, str]:
+def _pull(desk: Desk, entry: Entry, anatomy: Anatomy, begun: Mapping[Digest, int], *, fresh: bool) -> tuple[Pull, str]:
     upstream = desk.settings().upstreams.get(entry.repository.registry)
     if upstream is None:
         return "refused", f"404: {entry.repository.registry} is not one of the configured registries any more"
@@ -122,7 +133,7 @@ def _pull(desk: Desk, entry: Entry, anatomy: Anatomy, *, fresh: bool) -> tuple[P
     if not pulled:
         return "fetch", f"{ask}the manifest of the client's platform, and what that names, is fetched"
     if missing:
-        return "fetch", f"{ask}{_count(missing.values())} to fetch, {_size(missing.values()):,} bytes"
+        return "fetch", f"{ask}{_count(missing.values())} to fetch, {_to_fetch(missing.values(), begun):,} bytes"
     others = " (other platforms than these are fetched)" if len(pulled) < len(anatomy.variants) else ""
     if fresh:
         return "hit", f"all comes from the cache, upstream is asked nothing{others}"
@@ -147,8 +158,15 @@ def _named(platform: str) -> str:
     return platform or _UNTOLD
 
 
-def _size(pieces: Iterable[Piece]) -> int:
-    return sum(piece.size for piece in pieces)
+def _begun(desk: Desk, anatomy: Anatomy) -> dict[Digest, int]:
+    """The bytes that are here of what is missing. Blocks."""
+    missing = (piece.digest for piece in anatomy.pieces() if piece.blocks is None)
+    return {digest: size for digest in missing if (size := desk.partials.begun(digest))}
+
+
+def _to_fetch(pieces: Iterable[Piece], begun: Mapping[Digest, int]) -> int:
+    """Bytes; a download goes on with what is here of it."""
+    return sum(max(0, piece.size - begun.get(piece.digest, 0)) for piece in pieces)
 
 
 def _count(pieces: Iterable[Piece]) -> str:

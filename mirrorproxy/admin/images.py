@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Container, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby, islice
@@ -12,6 +12,7 @@ from mirrorproxy.admin.anatomy import Anatomist, Anatomy, State
 from mirrorproxy.admin.census import Census, new_census
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import Event, Progress, Row
+from mirrorproxy.admin.pinning import pinned_platforms
 from mirrorproxy.admin.references import written
 from mirrorproxy.manifests import INDEXES
 from mirrorproxy.names import Digest, Tag
@@ -35,7 +36,8 @@ class Image(Row):
     """A cached image: a tag, or a manifest that was pulled by its digest. Sizes are bytes on the disk.
 
     `complete`: all that was pulled of it is here. `own` goes when the image goes, `shared` other images name too.
-    `pinned`: all of it, or one platform, must stay. `last_used` is its manifests' last use; `checked` when upstream
+    `pinned`: all of it must stay, or the platforms `pinned_for`, where there are such.
+    `last_used` is its manifests' last use; `checked` when upstream
     last vouched for the tag, `fresh_until` for how long that is believed; times as RFC 3339 writes them, None for what
     is not known or, of a digest, makes no sense.
     """
@@ -51,6 +53,7 @@ class Image(Row):
     own: int
     shared: int
     pinned: bool
+    pinned_for: list[str]
     last_used: str | None
     checked: str | None
     fresh_until: str | None
@@ -63,7 +66,7 @@ async def ls(desk: Desk, pattern: str | None = None) -> AsyncGenerator[Event, No
     many, see `Census`.
     """
     await desk.retention.write_uses()
-    pinned = {written(pin.repository, pin.reference) for pin in await desk.retention.pins.all()}
+    pinned = pinned_platforms(await desk.retention.pins.all())
     wanted = matcher(pattern)
     anatomist = Anatomist(desk.blobs.path)
     async with new_census() as census:
@@ -181,7 +184,7 @@ def _shares(census: Census, after: int) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
-def _row(desk: Desk, document: dict[str, Any], last: float | None, pinned: Container[str]) -> Image:
+def _row(desk: Desk, document: dict[str, Any], last: float | None, pinned: Mapping[str, list[str]]) -> Image:
     checked = document.pop("checked")
     until = fresh_until(desk, document["registry"], checked)
     platforms = [PlatformState(each["platform"], State(each["state"])) for each in document.pop("platforms")]
@@ -189,6 +192,7 @@ def _row(desk: Desk, document: dict[str, Any], last: float | None, pinned: Conta
         **document,
         platforms=platforms,
         pinned=document["name"] in pinned,
+        pinned_for=pinned.get(document["name"], []),
         last_used=moment(last),
         checked=moment(checked),
         fresh_until=moment(until),

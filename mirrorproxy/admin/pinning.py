@@ -1,7 +1,7 @@
 """`pin`, `unpin`, `pins`: images that stay, whatever happens, with all that they need."""
 
 import difflib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,7 +34,10 @@ class Pinned(Row):
 async def pin(desk: Desk, reference: str, platform: str | None = None) -> AsyncGenerator[Event, None]:
     """Pin an image, cached or to come. Raises an `Invalid`."""
     wanted = _parse(desk, reference, platform)
-    await desk.retention.pins.put(wanted)
+    if wanted not in desk.retention.pins.configured:
+        await desk.retention.pins.put(wanted)
+    else:
+        await desk.retention.pins.look()
     yield await _row(desk, wanted)
 
 
@@ -57,6 +60,20 @@ async def pins(desk: Desk) -> AsyncGenerator[Event, None]:
     await desk.retention.pins.look()
     for each in await desk.retention.pins.all():
         yield await _row(desk, each)
+
+
+def pinned_platforms(pins: Iterable[Pin]) -> dict[str, list[str]]:
+    """The pinned images by name, each with the platforms that alone must stay; with none where all must."""
+    found: dict[str, list[str]] = {}
+    whole = set()
+    for each in pins:
+        name = written(each.repository, each.reference)
+        found.setdefault(name, [])
+        if each.platform is None:
+            whole.add(name)
+        elif each.platform not in found[name]:
+            found[name].append(each.platform)
+    return {name: [] if name in whole else platforms for name, platforms in found.items()}
 
 
 def _parse(desk: Desk, reference: str, platform: str | None) -> Pin:

@@ -9,7 +9,7 @@ from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import Event, Progress, Row
 from mirrorproxy.admin.images import fresh_until, moment
 from mirrorproxy.admin.references import parse, written
-from mirrorproxy.errors import Invalid
+from mirrorproxy.errors import Invalid, NotFound
 from mirrorproxy.names import Digest
 
 
@@ -40,7 +40,10 @@ async def refresh(desk: Desk, reference: str) -> AsyncGenerator[Event, None]:
         raise Invalid(f"{written(place, name)} is named by its digest, which never changes: there is nothing to ask")
     before = await desk.index.tag(place, name)
     yield Progress(f"asking about {written(place, name)}", 0)
-    found = await desk.refresh(place, name)
+    try:
+        found = await desk.refresh(place, name)
+    except NotFound as error:
+        raise type(error)(f"{written(place, name)}: {error.message}", detail=error.detail) from error
     digest = found.descriptor.digest
     yield Refreshed(
         name=written(place, name),

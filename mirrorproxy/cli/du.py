@@ -11,10 +11,10 @@ from mirrorproxy.config import Settings
 
 _COLUMNS = (
     Column("WHERE", cut=True),
-    Column("OWN", right=True),
-    Column("SHARED", right=True),
+    Column("OWN", right=True, leave=3),
+    Column("SHARED", right=True, leave=2),
     Column("SIZE", right=True),
-    Column("PIECES", right=True),
+    Column("PIECES", right=True, leave=1),
 )
 _NAMES = {"other": "(of no repository)", "partial": "(partial downloads)", "total": "TOTAL"}
 

@@ -5,18 +5,18 @@ import sys
 from typing import Any
 
 from mirrorproxy.cli import words
-from mirrorproxy.cli.steering import add_common_flags, operate, print_row, run_command
+from mirrorproxy.cli.steering import NOT_FOUND, Stop, add_common_flags, operate, print_row, run_command
 from mirrorproxy.cli.table import Column, Table
 from mirrorproxy.config import Settings
 
 _COLUMNS = (
     Column("IMAGE", cut=True),
-    Column("PLATFORMS", cut=True),
-    Column("CACHED"),
-    Column("OWN", right=True),
-    Column("SHARED", right=True),
-    Column("LAST USED", right=True),
-    Column("FRESH FOR", right=True),
+    Column("PLATFORMS", cut=True, leave=5),
+    Column("CACHED", cut=True),
+    Column("OWN", right=True, leave=2),
+    Column("SHARED", right=True, leave=1),
+    Column("LAST USED", right=True, leave=3),
+    Column("FRESH FOR", right=True, leave=4),
 )
 _DIGEST = 19  # characters: the algorithm and twelve digits
 
@@ -41,22 +41,45 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 
 def run(args: argparse.Namespace) -> int:
-    """List them."""
+    """List them; 3 when a pattern matches none."""
     return run_command(args, _list)
 
 
 def _list(args: argparse.Namespace, settings: Settings) -> bool:
     arguments = {"pattern": args.pattern}
-    if args.quiet:
-        return operate(settings, "names", arguments, print_row if args.json else lambda row: print(row["name"]))
-    if args.json:
-        return operate(settings, "ls", arguments, print_row)
+    if args.quiet or args.json:
+        rows = 0
+
+        def take(row: dict[str, Any]) -> None:
+            nonlocal rows
+            rows += 1
+            if args.json:
+                print_row(row)
+            else:
+                print(row["name"])
+
+        well = operate(settings, "names" if args.quiet else "ls", arguments, take)
+        return _found(args, rows, well=well)
     with Table(sys.stdout, _COLUMNS) as table:
         well = operate(settings, "ls", arguments, lambda image: table.row(*_cells(image)))
-    if not table.rows:
-        matching = "" if args.pattern is None else f" that matches {args.pattern!r}"
-        print(f"nothing is cached{matching}", file=sys.stderr)
-    return well
+    if not table.rows and args.pattern is None:
+        print("nothing is cached", file=sys.stderr)
+    return _found(args, table.rows, well=well)
+
+
+def _found(args: argparse.Namespace, rows: int, *, well: bool) -> bool:
+    """Nothing in the cache is called as the pattern says: that is said. Raises `Stop`."""
+    pattern = args.pattern
+    if rows or pattern is None:
+        return well
+    print(f"nothing is cached that matches {pattern!r}", file=sys.stderr)
+    if "*" in pattern and "**" not in pattern:
+        wider = pattern.replace("*", "**")
+        whole = wider if wider.startswith("**") else f"**{wider}"
+        print(
+            f"  a whole name is meant, with its registry, and * is anything but a slash: try {whole}", file=sys.stderr
+        )
+    raise Stop(NOT_FOUND)
 
 
 def _cells(image: dict[str, Any]) -> tuple[str, ...]:
@@ -66,7 +89,7 @@ def _cells(image: dict[str, Any]) -> tuple[str, ...]:
     return (
         name,
         ",".join(each["platform"] or "?" for each in here),
-        f"{state}, pinned" if image["pinned"] else state,
+        f"{state}, {words.pinned(image)}" if image["pinned"] else state,
         words.size(image["own"]),
         words.size(image["shared"]),
         words.ago(image["last_used"]),

@@ -9,7 +9,8 @@ from mirrorproxy.cli.steering import add_common_flags, operate, print_row, run_c
 from mirrorproxy.cli.table import Column, Table
 from mirrorproxy.config import Settings
 
-_COLUMNS = (Column("IMAGE", cut=True), Column("PLATFORM"), Column("BY"), Column("CACHED"))
+_COLUMNS = (Column("IMAGE", cut=True), Column("PLATFORM", leave=2), Column("BY", leave=1), Column("CACHED", cut=True))
+_DIGEST = 19  # characters: the algorithm and twelve digits
 
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,6 +46,8 @@ def _change(args: argparse.Namespace, settings: Settings) -> bool:
 
 def _print_pinned(row: dict[str, Any]) -> None:
     print(f"pinned: {_name(row)}")
+    if row["configured"]:
+        print("the configuration pins it: it stays until it is taken out of `pins:`", file=sys.stderr)
     if not row["complete"]:
         print(f"it is not complete, a pull would fetch {_missing(row)}", file=sys.stderr)
     for near in row["near"]:
@@ -59,7 +62,10 @@ def _list(args: argparse.Namespace, settings: Settings) -> bool:
     if args.json:
         return operate(settings, "pins", {}, print_row)
     with Table(sys.stdout, _COLUMNS) as table:
-        return operate(settings, "pins", {}, lambda row: table.row(*_cells(row)))
+        well = operate(settings, "pins", {}, lambda row: table.row(*_cells(row)))
+    if not table.rows:
+        print("nothing is pinned", file=sys.stderr)
+    return well
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -73,4 +79,6 @@ def _name(row: dict[str, Any]) -> str:
 
 def _missing(row: dict[str, Any]) -> str:
     missing = row["missing"]
-    return str(missing[0]) if len(missing) == 1 else f"{len(missing)} pieces"
+    if len(missing) > 1:
+        return f"{len(missing)} pieces"
+    return missing[0][:_DIGEST] if missing[0].startswith("sha") else str(missing[0])

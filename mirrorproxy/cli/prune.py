@@ -14,7 +14,7 @@ from mirrorproxy.units import parse_duration, parse_size
 
 T = TypeVar("T")
 
-_COLUMNS = (Column("DIGEST"), Column("SIZE", right=True), Column("LAST USED", right=True))
+_COLUMNS = (Column("DIGEST", cut=True), Column("SIZE", right=True), Column("LAST USED", right=True))
 
 
 def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,7 +57,7 @@ def _prune(args: argparse.Namespace, settings: Settings) -> bool:
 
             well = operate(settings, "prune", arguments, take)
         would = "would be " if dry_run else ""
-        print(f"{would}freed: {words.size(freed['size'])} in {freed['objects']:,} pieces")
+        print(f"{would}freed: {words.size(freed['size'])} in {words.count(freed['objects'], 'piece')}")
         return well
 
     return confirmed(args, work)

@@ -43,7 +43,7 @@ def _remove(args: argparse.Namespace, settings: Settings) -> bool:
 def _print(row: dict[str, Any]) -> None:
     would = "would be " if row["dry_run"] else ""
     if row["kind"] == "freed":
-        print(f"{would}freed: {words.size(row['size'])} in {row['objects']:,} pieces")
+        print(f"{would}freed: {words.size(row['size'])} in {words.count(row['objects'], 'piece')}")
         return
     stays = "; its content stays, another image needs it" if row["stays"] else ""
     print(f"{would}removed: {row['name']}{stays}")

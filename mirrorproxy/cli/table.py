@@ -12,18 +12,21 @@ _SHORTEST = 12  # characters that are left of a column that has to be cut
 
 
 class Column(NamedTuple):
-    """A column: its head, whether it is numbers, and whether it may be cut on a terminal that is too narrow."""
+    """A column: its head, whether it is numbers, and what becomes of it on a terminal that is too narrow: it may be
+    left out, those of the lowest `leave` first, or be cut.
+    """
 
     head: str
     right: bool = False
     cut: bool = False
+    leave: int = 0
 
 
 class Table:
     """Writes rows under `columns` to `stream`; `with` writes what is left at the end. Without rows it writes nothing.
 
-    A terminal gets a bold head, unless NO_COLOR is set (no-color.org), and rows that fit into its width. Anything else
-    gets every row whole. `rows` is how many there were.
+    A terminal gets a bold head, unless NO_COLOR is set (no-color.org), and rows that fit into its width: columns are
+    left out for that, then cells are cut. Anything else gets every row whole. `rows` is how many there were.
     """
 
     def __init__(self, stream: TextIO, columns: Sequence[Column]) -> None:
@@ -32,6 +35,7 @@ class Table:
         self._terminal = stream.isatty()
         self._waiting: list[Sequence[str]] = []
         self._widths: list[int] = []
+        self._shown = list(range(len(columns)))
         self.rows = 0
 
     def __enter__(self) -> Self:
@@ -68,13 +72,21 @@ class Table:
             self._write(cells)
 
     def _fit(self, width: int) -> None:
-        for number, column in enumerate(self._columns):
-            over = sum(self._widths) + len(_GAP) * (len(self._widths) - 1) - width
-            if over > 0 and column.cut:
-                self._widths[number] = max(min(_SHORTEST, self._widths[number]), self._widths[number] - over)
+        leave = sorted((column.leave, number) for number, column in enumerate(self._columns) if column.leave)
+        for _, number in leave:
+            if self._over(width) > 0:
+                self._shown.remove(number)
+        for shortest in (_SHORTEST, 2):
+            for number in reversed(self._shown):  # what is to the left says most
+                if (over := self._over(width)) > 0 and self._columns[number].cut:
+                    self._widths[number] = max(min(shortest, self._widths[number]), self._widths[number] - over)
+
+    def _over(self, width: int) -> int:
+        return sum(self._widths[number] for number in self._shown) + len(_GAP) * (len(self._shown) - 1) - width
 
     def _write(self, cells: Sequence[str], *, bold: bool = False) -> None:
-        line = _GAP.join(map(self._cell, cells, self._widths, self._columns)).rstrip()
+        shown = (self._cell(cells[each], self._widths[each], self._columns[each]) for each in self._shown)
+        line = _GAP.join(shown).rstrip()
         self._stream.write(f"\x1b[1m{line}\x1b[0m\n" if bold else f"{line}\n")
 
     def _cell(self, text: str, width: int, column: Column) -> str:

@@ -44,6 +44,9 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         lacks = f", {each['missing']} missing ({words.size(each['missing_bytes'])})" if partial else ""
         here = "" if each["state"] == "absent" else f", {words.size(each['size'])}"
         lines.append(("platform", f"{each['platform']}: {each['state']}{here}{lacks}"))
+    if row["begun_bytes"] or row["downloading"]:
+        now = f"; {words.count(row['downloading'], 'download')} running now" if row["downloading"] else ""
+        lines.append(("begun", f"{words.size(row['begun_bytes'])} of what is missing are here{now}"))
     lines.append(("came from", ", ".join(row["endpoints"]) or "not known"))
     if row["checked"] is not None:
         by = f" by {row['tag_endpoint']}" if row["tag_endpoint"] else ""
@@ -51,8 +54,14 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("tag", f"checked {words.ago(row['checked'])}{by}, {state}"))
     return [
         *lines,
-        ("pinned", "yes, it stays" if row["pinned"] else "no"),
+        ("pinned", _pinned(row)),
         ("last used", words.ago(row["last_used"])),
         ("a pull now", row["pull_words"]),
         ("upstream gone", row["survives_words"]),
     ]
+
+
+def _pinned(row: dict[str, Any]) -> str:
+    if row["pinned_for"]:
+        return f"{', '.join(row['pinned_for'])}; other platforms may go"
+    return "yes, it stays" if row["pinned"] else "no"

@@ -1,6 +1,8 @@
 """Sizes and times for people: short, not exact."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 
 def size(count: int | None) -> str:
@@ -34,6 +36,17 @@ def until(moment: str | None) -> str:
         return "-"
     left = _from_now(moment)
     return span(left) if left > 0 else "expired"
+
+
+def pinned(image: Mapping[str, Any]) -> str:
+    """`pinned`, with the platforms that alone must stay of it: `pinned (linux/arm64)`."""
+    platforms = ", ".join(image["pinned_for"])
+    return f"pinned ({platforms})" if platforms else "pinned"
+
+
+def count(number: int, of: str) -> str:
+    """`1 piece`, `1,234 pieces`."""
+    return f"{number:,} {of if number == 1 else f'{of}s'}"
 
 
 def _from_now(moment: str) -> float:

@@ -81,6 +81,14 @@ class Partials:
                     data = (folder / "data").stat()
                     yield Part(digest, data.st_blocks * 512, data.st_mtime)
 
+    def begun(self, digest: Digest) -> int:
+        """The bytes of a part that are here by its last checkpoint, 0 where there is none. Blocks."""
+        folder = self._folder(digest)
+        try:
+            return _load(folder / "state", (folder / "data").stat().st_size)[0].total
+        except OSError:
+            return 0
+
     def remove(self, digest: Digest) -> None:
         """Throw a part away that nobody is filling. Blocks."""
         shutil.rmtree(self._folder(digest), ignore_errors=True)

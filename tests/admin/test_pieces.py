@@ -258,6 +258,7 @@ ROWS = (
         1,
         2,
         True,
+        [],
         None,
         "2001-09-09T01:46:40Z",
         None,
@@ -270,7 +271,9 @@ ROWS = (
     removing.Part(DIGEST, 1, None),
     removing.Freed(1, 2, False),
     pinning.Pinned("a", None, False, True, [], []),
-    explanation.Why("a", DIGEST, OCI_MANIFEST, True, 1, False, [], None, None, None, True, None, [], "hit", "", [], ""),
+    explanation.Why(
+        "a", DIGEST, OCI_MANIFEST, True, 1, False, [], [], None, None, None, True, None, [], 0, 0, "hit", "", [], ""
+    ),
 )
 
 

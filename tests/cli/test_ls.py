@@ -34,14 +34,19 @@ async def test_lists_what_was_pulled_beside_the_service_and_without_it(cache: Ca
 
 
 async def test_a_pattern_chooses(cache: Cache) -> None:
-    """As a person would type it; what does not match is no error."""
-    for pattern, names in (("ghcr.io/**:2", ["ghcr.io/team/app:2"]), ("no such thing", [])):
-        ran = await cache.run("ls", pattern, "--json")
-        assert (ran.status, [row["name"] for row in ran.rows]) == (0, names)
+    """As a person would type it; 3 where nothing matches, and what may have been meant."""
+    await stock(cache)
+    for pattern, names in (("ghcr.io/**:2", ["ghcr.io/team/app:2"]), ("no such thing", []), ("team/*", [])):
+        for words in (("--json",), ("--json", "--quiet"), ()):
+            ran = await cache.call("ls", pattern, *words)
+            assert ran.status == (0 if names else 3)
+            assert [row["name"] for row in (ran.rows if words else ())] == (names if words else [])
+            assert ("try **team/**" in ran.err) is ("*" in pattern and not names)
 
 
 async def test_a_table_has_a_line_for_each_image(cache: Cache) -> None:
     """Without a terminal: no colour, nothing cut."""
+    await stock(cache)
     ran = await cache.run("ls")
     head, *lines = ran.out.splitlines()
     assert head.split("  ")[0] == "IMAGE"

@@ -1,6 +1,7 @@
 """`du`, `why` and `refresh`, beside the running service and without one."""
 
 import os
+import shutil
 
 import pytest
 
@@ -142,7 +143,8 @@ async def test_refresh_asks_now_and_tells_what_changed(cache: Cache) -> None:
 async def test_refresh_of_what_upstream_does_not_have_or_does_not_tell(cache: Cache) -> None:
     """3 where it says no; 75 where it cannot be asked, and what is cached stays; 2 for a digest, 3 for no registry."""
     images = await stock(cache)
-    assert (await cache.call("refresh", "ghcr.io/team/app:nope")).status == 3
+    ran = await cache.call("refresh", "ghcr.io/team/app:nope")
+    assert (ran.status, "ghcr.io/team/app:nope: " in ran.err) == (3, True)
     cache.hub.script.always("manifest", Quirk(status=503))
     ran = await cache.call("refresh", "ghcr.io/team/app:1")
     assert (ran.status, ran.out) == (75, "")
@@ -188,6 +190,23 @@ async def test_what_would_survive_does(cache: Cache) -> None:
         ("linux/riscv64", "absent"),
     ]
     assert (row["survives"], row["pull"]) == (["linux/amd64"], "fetch")
+    assert [each["missing_bytes"] for each in row["platforms"]] == [0, 3000, None]
+    part = cache.proxy.cache / "partial" / f"sha256-{images['arm64'].layers[0].digest.hex}"
+    part.mkdir()
+    (part / "data").write_bytes(b"x" * 1000)
+    (part / "state").write_text('{"total": 3000, "spans": [[0, 1000]]}')
+    (row,) = (await cache.call("why", "ghcr.io/team/many:all", "--json")).rows
+    assert (row["begun_bytes"], row["downloading"], row["platforms"][1]["missing_bytes"]) == (1000, 0, 2000)
+    assert "1 missing piece to fetch, 2,000 bytes" in row["pull_words"]
+    assert "1 kB of what is missing are here" in (await cache.call("why", "ghcr.io/team/many:all")).out
+    shutil.rmtree(part)
+    cut = cache.proxy.cache / "blobs" / "sha256" / images["amd64"].layers[0].digest.hex
+    data = cut.read_bytes()
+    cut.chmod(0o600)
+    cut.write_bytes(data[:-1])
+    (listed,) = (await cache.call("ls", "ghcr.io/team/many:all", "--json")).rows
+    assert [each["state"] for each in listed["platforms"]] == ["partial", "partial", "absent"]
+    cut.write_bytes(data)
     assert "linux/arm64 could not" in row["survives_words"]
     (listed,) = (await cache.call("ls", "ghcr.io/team/many:all", "--json")).rows
     assert listed["complete"] is False

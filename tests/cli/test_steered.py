@@ -215,12 +215,19 @@ async def test_pins_are_listed_with_what_is_missing(cache: Cache) -> None:
         ("docker.io/library/alpine:3.20", None, True),
     ]
     assert "lacks" in (await cache.call("pins")).out
+    assert (await cache.call("pin", "ghcr.io/team/app:1", "--platform", "linux/arm64")).err == ""
+    (row,) = (await cache.call("ls", "ghcr.io/team/app:1", "--json")).rows
+    assert (row["pinned"], row["pinned_for"]) == (True, ["linux/arm64"])
+    assert "complete, pinned (linux/arm64)" in (await cache.call("ls", "ghcr.io/team/app:1")).out
+    assert "linux/arm64; other platforms may go" in (await cache.call("why", "ghcr.io/team/app:1")).out
+    assert (await cache.call("unpin", "ghcr.io/team/app:1", "--platform", "linux/arm64")).status == 0
     ran = await cache.call("unpin", "ghcr.io/team/app:9")
     assert (ran.status, "did you mean ghcr.io/team/app:9 linux/arm64" in ran.err) == (3, True)
     assert (await cache.call("unpin", "ghcr.io/team/app:9", "--platform", "linux/arm64")).status == 0
     for name in ("ghcr.io/team/app:2", "alpine:3.20"):
         assert (await cache.call("unpin", name)).status == 0
     assert (await cache.call("pins", "--json")).rows == []
+    assert (await cache.call("pins")).err == "nothing is pinned\n"
     ran = await cache.call("pin", "alpine", "--platform", "../x")
     assert (ran.status, "not a platform" in ran.err) == (2, True)
 

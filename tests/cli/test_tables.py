@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorproxy.cli import progress, table, words
+from mirrorproxy.cli import ls, progress, table, words
 from mirrorproxy.cli.progress import ProgressBar
 from mirrorproxy.cli.table import Column, Table
 
@@ -50,6 +50,22 @@ def test_a_terminal_gets_what_fits_into_it(narrow: None, monkeypatch: pytest.Mon
         assert line == f"aaaaaa…a{'b' * 10}   1 B"
         assert len(line) == 24
         assert head.startswith("\x1b[1mNAME") is not quiet
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+def test_images_fit_and_names_are_cut_last(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns go before names are cut, and no line is longer than the terminal is wide."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    names = ["docker.io/library/alpine:3.20", "ghcr.io/team/application:1.27.3"]
+    with Table(out, ls._COLUMNS) as rows:
+        for name in names:
+            rows.row(*(name, "linux/amd64,linux/arm64/v8", "complete, pinned", "1.4 GB", "12.3 MB", "3 h ago", "4 min"))
+    head, *lines = out.getvalue().splitlines()
+    assert max(map(len, [head, *lines])) <= width
+    assert [line.split()[0] for line in lines] == names or width < 60
+    assert ("SHARED" in head, "OWN" in head) == (width == 120, width == 120)
 
 
 def test_without_rows_there_is_no_table() -> None:
