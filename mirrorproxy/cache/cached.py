@@ -83,7 +83,7 @@ class Cached:
         if isinstance(reference, Tag):
             resolved, _ = await self._resolve_tag(repository, reference, fresh=fresh, body=False)
             if resolved.outcome.stored:
-                self._shelf.asked(resolved.descriptor.digest)
+                self._shelf.served(resolved.descriptor.digest)
             return resolved
         fact = await self._shelf.fact(repository, reference)
         if fact is not None and fact.media_type in MEDIA_TYPES:
@@ -97,6 +97,7 @@ class Cached:
     async def manifest(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Manifest:
         """See `Registry.manifest`."""
         manifest = await self._manifest(repository, reference, fresh=fresh)
+        self._shelf.served(manifest.descriptor.digest)
         self._ahead.served(repository, manifest, new=manifest.outcome.result is Result.MISS)
         return manifest
 
@@ -135,7 +136,9 @@ class Cached:
     # Tags.
 
     async def refresh(self, repository: Repository, tag: Tag) -> Resolved:
-        """Ask upstream about a tag now, and keep the manifest that it names. An error stays one."""
+        """Ask upstream about a tag now, and keep the manifest that it names. An error stays one. Nobody is served: it
+        is no use of the image.
+        """
         self._negatives.forget((Kind.MANIFEST, "tag", repository, tag, True))
         record = await self._shelf.tag(repository, tag)
         found, _ = await self._check(repository, tag, record, body=True)

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from mirrorproxy.cache.memory import Recent
@@ -145,11 +146,12 @@ class Shelf:
             await self.know(repository, (Descriptor("application/octet-stream", digest, size),))
 
     async def manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
-        """The manifest, where it is here and known to belong to `repository`. A layer is never one."""
+        """The manifest, where it is here and known to belong to `repository`. A layer is never one. Say when it was
+        `served`.
+        """
         fact = await self.fact(repository, digest)
         if fact is None or fact.media_type not in MEDIA_TYPES:
             return None
-        self._used(digest, manifest=True)
         if (hot := self._hot.get(digest)) is not None and hot.descriptor.media_type == fact.media_type:
             return hot
         if (body := await self._if_it_works(self._blobs.read(digest, MAX_SIZE))) is None:
@@ -163,10 +165,14 @@ class Shelf:
         return manifest
 
     async def keep(self, repository: Repository, manifest: Manifest) -> bool:
-        """Store a manifest, and what it names as belonging to `repository`. False where that failed."""
+        """Store a manifest, and what it names as belonging to `repository`. False where that failed. That it is new is
+        no use of what it names.
+        """
         digest = manifest.descriptor.digest
         try:
-            self._grown(await self._blobs.put(digest, manifest.body))
+            if grown := await self._blobs.put(digest, manifest.body):
+                self._grown(grown)
+                self._used(digest)
             await self._index.put_facts(repository, (manifest.descriptor, *manifest.contents.children))
             if manifest.outcome.endpoint is not None:
                 await self._index.put_origin(digest, manifest.outcome.endpoint)
@@ -174,7 +180,6 @@ class Shelf:
             self._say("%s@%s is not kept: %s", repository, digest, error)
             return False
         self._hot.put(digest, Manifest(manifest.descriptor, manifest.body, manifest.contents, HIT))
-        self._used(digest, manifest=True)
         self._changed()
         return True
 
@@ -182,8 +187,8 @@ class Shelf:
         """Content was removed from the disk: a manifest is not served from memory any more."""
         self._hot.drop(digest)
 
-    def asked(self, digest: Digest) -> None:
-        """A client was told that its tag points at this manifest, which is kept: it needs no more if it has it."""
+    def served(self, digest: Digest) -> None:
+        """A client got this manifest, or was told that its tag points at it and needs no more if it has it."""
         self._used(digest, manifest=True)
 
     async def tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
@@ -191,10 +196,12 @@ class Shelf:
         return self._index.peek_tag(repository, tag) or await self._if_it_works(self._index.tag(repository, tag))
 
     async def set_tag(self, repository: Repository, tag: Tag, record: TagRecord) -> None:
-        """Upstream vouched for it."""
-        before = self._index.peek_tag(repository, tag)
-        await self._if_it_works(self._index.put_tag(repository, tag, record))
-        if before is None or before.digest != record.digest:
+        """Upstream vouched for it. `since` of the record is found here: where it pointed there before, it stays."""
+        before = await self.tag(repository, tag)
+        moved = before is None or before.digest != record.digest
+        since = record.checked if before is None or moved else before.since
+        await self._if_it_works(self._index.put_tag(repository, tag, replace(record, since=since)))
+        if moved:
             self._changed()
 
     async def forget_tag(self, repository: Repository, tag: Tag) -> None:
@@ -211,10 +218,10 @@ class Shelf:
         return StoredBlob(opened, failed=self._unreadable)
 
     async def has(self, digest: Digest) -> bool:
-        """Is the content here, whoever it belongs to?"""
-        if (blob := await self.blob(digest, None)) is None:
+        """Is the content here, whoever it belongs to? To look is no use of it."""
+        if (opened := await self._if_it_works(self._blobs.open(digest))) is None:
             return False
-        await blob.aclose()
+        opened.close()
         return True
 
     async def listing(self, repository: Repository, kind: Kind, query: str) -> KeptListing | None:

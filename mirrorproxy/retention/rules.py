@@ -14,7 +14,8 @@ from mirrorproxy.patterns import expression
 class Rule:
     """For the names that `match`: `docker.io/library/alpine:3.20`, or with `@sha256:...` what has no tag.
 
-    A pattern without a tag is for all of these repositories. The `keep` tags of each repository that came last stay.
+    A pattern without a tag is for all of these repositories. The `keep` tags of each repository that came last stay:
+    that were pointed last at what they point at.
     What is not among them goes when it was not used for `unused_for` seconds; at once where that is None, but for what
     has no tag.
     """
@@ -36,7 +37,7 @@ class Rule:
 
 
 class Known(NamedTuple):
-    """A cached image: when it was last used, and when it came (Unix seconds)."""
+    """A cached image: when it was last used, and when it came, a tag when it was pointed there (Unix seconds)."""
 
     repository: Repository
     reference: Reference

@@ -44,8 +44,12 @@ async def _known(entries: list[Entry], index: Index, blobs: BlobStore) -> list[K
 
 
 def _came(entries: list[Entry], blobs: BlobStore) -> list[float]:
+    """Since when tags point there; of what has no tag, or one of which that is not known, when the manifest came."""
     times = []
     for entry in entries:
+        if entry.record is not None and entry.record.since is not None:
+            times.append(entry.record.since)
+            continue
         try:
             times.append(blobs.path(entry.descriptor.digest).stat().st_mtime)
         except OSError:

@@ -1,6 +1,6 @@
 """What the index keeps, and the rows in which it keeps it. Pure.
 
-    tag:<registry>/<name> <tag>            {"d": digest, "c": checked, "e": endpoint; rows of before lack it}
+    tag:<registry>/<name> <tag>            {"d": digest, "c": checked, "e": endpoint, "s": since}: "e", "s" may lack
     manifest:<registry>/<name> <digest>    {"t": media type, "s": size}     a manifest of this repository
     blob:<registry>/<name> <digest>        {"t": media type, "s": size}     anything else that belongs to it
     list:<registry>/<name> <kind> <hash>   {"t", "n", "f", "c"}, a line feed, the body as it came
@@ -35,12 +35,14 @@ BAD_ROW = (ValueError, TypeError, KeyError, IndexError, RecursionError, Invalid)
 class TagRecord:
     """What a tag pointed at when upstream was last asked: `checked`, in Unix seconds; 0 for one that was rebuilt.
 
-    `endpoint` is the one that said so, where that is known.
+    `endpoint` is the one that said so, `since` when it was first said that it points there (Unix seconds), where that
+    is known.
     """
 
     digest: Digest
     checked: float
     endpoint: str | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,8 @@ def parse_origin(value: bytes) -> str:
 
 def tag_row(record: TagRecord) -> bytes:
     """The value of a tag's record."""
-    endpoint = {} if record.endpoint is None else {"e": record.endpoint}
-    return json.dumps({"d": record.digest, "c": record.checked, **endpoint}).encode()
+    known = {name: value for name, value in (("e", record.endpoint), ("s", record.since)) if value is not None}
+    return json.dumps({"d": record.digest, "c": record.checked, **known}).encode()
 
 
 def fact_row(fact: Fact) -> bytes:
@@ -131,7 +133,8 @@ def listing_row(kept: KeptListing) -> bytes:
 def parse_tag(value: bytes) -> TagRecord:
     """The record in a row's value."""
     row = json.loads(value)
-    return TagRecord(Digest(row["d"]), _time(row["c"]), _text(row["e"]) if "e" in row else None)
+    endpoint, since = _text(row["e"]) if "e" in row else None, _time(row["s"]) if "s" in row else None
+    return TagRecord(Digest(row["d"]), _time(row["c"]), endpoint, since)
 
 
 def parse_fact(value: bytes) -> Fact:

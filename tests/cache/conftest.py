@@ -68,6 +68,8 @@ class World:
     fills: Fills
     again: Callable[..., Cached]
     cached: Cached
+    uses: list[tuple[Digest, bool]]
+    """What was noted as used, and whether as a manifest, with all that it names."""
 
     def asked(self) -> list[str]:
         """What the origin was asked since the last time."""
@@ -83,7 +85,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await asyncio.to_thread(blobs.prepare)
     index = Index(tmp_path / "cache" / "index")
     await index.open()
-    shelf = Shelf(blobs, index)
+    uses: list[tuple[Digest, bool]] = []
+    shelf = Shelf(blobs, index, used=lambda digest, manifest=False: uses.append((digest, manifest)))
     metrics = Metrics(["docker.io", "ghcr.io"])
     fills = Fills(Partials(tmp_path / "cache" / "partial", blobs), Unlimited(), metrics, Terms(2, 8))
     made: list[Cached] = []
@@ -95,7 +98,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
     cached = Cached(origin, shelf, fills, Rules(300, 10, 0.2, Mode.OFF), clock)
     made.append(cached)
-    yield World(origin, clock, shelf, blobs, index, fills, again, cached)
+    yield World(origin, clock, shelf, blobs, index, fills, again, cached, uses)
     for each in made:
         await each.aclose()
     await fills.aclose()

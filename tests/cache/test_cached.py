@@ -22,6 +22,7 @@ from mirrorproxy.errors import (
 from mirrorproxy.manifests import OCI_INDEX, OCI_MANIFEST
 from mirrorproxy.names import Digest, Tag, repository
 from mirrorproxy.registry import Blob, Result
+from mirrorproxy.store.records import TagRecord
 from tests.cache.conftest import World
 
 ALPINE = repository("docker.io", "alpine")
@@ -236,6 +237,45 @@ async def test_no_cache_asks_now(world: World) -> None:
     assert (await world.cached.manifest(ALPINE, LATEST, fresh=True)).descriptor.digest == new
     world.origin.fail("resolve", Unreachable("no"))
     assert (await world.cached.manifest(ALPINE, LATEST, fresh=True)).outcome.result is Result.STALE
+
+
+async def test_to_refresh_is_no_use(world: World) -> None:
+    """Neither of what the tag pointed at nor of what it points at now, but that the manifest is new. A pull is one."""
+    old = image(world, "latest")
+    await world.cached.manifest(ALPINE, LATEST)
+    assert world.uses == [(old, False), (old, True)]
+    world.uses.clear()
+    await world.cached.refresh(ALPINE, LATEST)
+    assert world.uses == []
+    new = image(world, "latest", layer=LAYER[1:])
+    await world.cached.refresh(ALPINE, LATEST)
+    await world.cached.refresh(ALPINE, LATEST)
+    assert world.uses == [(new, False)]
+    image(world, "latest")
+    await world.cached.refresh(ALPINE, LATEST)
+    assert world.uses == [(new, False)]
+    await world.cached.resolve(ALPINE, LATEST)
+    await world.cached.manifest(ALPINE, old)
+    assert world.uses[1:] == [(old, True)] * 2
+
+
+async def test_since_when_a_tag_points_there(world: World) -> None:
+    """By its own record: neither a check nor what was promoted before it changes that; when it moves it is new."""
+    digest = image(world, "rc", "latest")
+    since = world.clock.now
+    await world.cached.manifest(ALPINE, Tag("rc"))
+    world.clock.now += 1000
+    await world.cached.manifest(ALPINE, LATEST)
+    for seconds in (1000, 1000):
+        world.clock.now += seconds
+        for tag, start in (("rc", since), ("latest", since + 1000)):
+            await world.cached.manifest(ALPINE, Tag(tag))
+            record = await world.index.tag(ALPINE, Tag(tag))
+            assert record == TagRecord(digest, world.clock.now, None, start)
+    moved = image(world, "latest", layer=LAYER[1:])
+    now = world.clock.now = world.clock.now + 1000
+    await world.cached.manifest(ALPINE, LATEST)
+    assert await world.index.tag(ALPINE, LATEST) == TagRecord(moved, now, None, now)
 
 
 async def test_ttl_zero_asks_each_time(world: World) -> None:

@@ -142,6 +142,18 @@ class TestRules:
         assert await tags(place) == {"pr-1", "pr-3", "pr-4", "stable"}
         assert [place.has(each) for each in digests] == [True, True, False, True, True]
 
+    async def test_a_promoted_tag_is_new(self, place: Place) -> None:
+        """A tag came when it was pointed where it points, whenever and from wherever the manifest did."""
+        old = await place.image("rc")
+        os.utime(place.blobs.path(old), (1, 1))
+        for number in range(3):
+            digest = await place.image(f"pr-{number}")
+            await place.index.put_tag(APP, Tag(f"pr-{number}"), TagRecord(digest, 9.0, since=10.0 + number))
+        await place.index.put_tag(APP, Tag("1.0"), TagRecord(old, 20.0, since=20.0))
+        await self.sweep(place, Rule("ghcr.io/team/app", keep=2))
+        assert await tags(place) == {"1.0", "pr-2"}
+        assert place.has(old)
+
     async def test_an_index_keeps_its_images(self, place: Place) -> None:
         """What has no tag of its own is used when the index is, and goes with it."""
         image = await place.image(None)

@@ -419,7 +419,7 @@ class TestDatabase:
 def test_a_tag_of_an_earlier_version_has_no_endpoint() -> None:
     """Rows written before endpoints were put down are read as they are."""
     assert records.parse_tag(b'{"d": "%s", "c": 5.0}' % ONE.encode()) == TagRecord(ONE, 5.0, None)
-    for record in (TagRecord(ONE, 5.0), TagRecord(ONE, 5.0, "ghcr.io")):
+    for record in (TagRecord(ONE, 5.0), TagRecord(ONE, 5.0, "ghcr.io"), TagRecord(ONE, 5.0, None, 4.0)):
         assert records.parse_tag(records.tag_row(record)) == record
 
 
