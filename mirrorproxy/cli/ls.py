@@ -75,7 +75,8 @@ def _found(args: argparse.Namespace, rows: int, *, well: bool) -> bool:
     print(f"nothing is cached that matches {pattern!r}", file=sys.stderr)
     if "*" in pattern and "**" not in pattern:
         wider = pattern.replace("*", "**")
-        whole = wider if wider.startswith("**") else f"**{wider}"
+        has_registry = "." in wider.partition("/")[0] or wider.startswith(("**", "localhost"))
+        whole = wider if has_registry else f"**{wider}"
         print(
             f"  a whole name is meant, with its registry, and * is anything but a slash: try {whole}", file=sys.stderr
         )

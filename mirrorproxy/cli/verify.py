@@ -49,10 +49,11 @@ def _print(row: dict[str, Any]) -> None:
         of = f" [{', '.join(images[:_SHOWN])}{more}]" if images else ""
         print(f"{row['what']} {row['name']} {row['problem']}{of}{' (repaired)' if row['repaired'] else ''}")
         return
+    blobs, manifests = words.count(row["blobs"], "piece"), words.count(row["manifests"], "manifest")
+    tags, parts = words.count(row["tags"], "tag"), words.count(row["parts"], "part")
     print(
-        f"{words.count(row['blobs'], 'piece')} of content ({words.size(row['bytes'])}), {row['manifests']:,} manifests "
-        f"({row['incomplete']:,} not complete), {row['tags']:,} tags ({row['absent']:,} evicted), "
-        f"{row['parts']:,} parts"
+        f"{blobs} of content ({words.size(row['bytes'])}), {manifests} ({row['incomplete']:,} not complete), "
+        f"{tags} ({row['absent']:,} evicted), {parts}"
     )
     wrong, repaired = row["wrong"], row["repaired"]
     print(f"{wrong:,} wrong, {repaired:,} of them repaired" if wrong else "nothing is wrong")

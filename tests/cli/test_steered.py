@@ -1,8 +1,10 @@
 """`rm`, `prune`, `pin`, `unpin` and `pins`, beside the running service and without one."""
 
 import asyncio
+import json
 import os
 import pty
+from pathlib import Path
 
 import pytest
 
@@ -230,6 +232,19 @@ async def test_pins_are_listed_with_what_is_missing(cache: Cache) -> None:
     assert (await cache.call("pins")).err == "nothing is pinned\n"
     ran = await cache.call("pin", "alpine", "--platform", "../x")
     assert (ran.status, "not a platform" in ran.err) == (2, True)
+
+
+async def test_what_the_configuration_pins_already(cache: Cache, tmp_path: Path) -> None:
+    """Is told, and not written down a second time."""
+    await stock(cache)
+    assert await cache.proxy.stop() == 0
+    config = tmp_path / "pins.yaml"
+    config.write_text(json.dumps({"cache": {"directory": str(cache.proxy.cache)}, "pins": ["alpine:3.20"]}))
+    ran = await cache.run_plain("pin", "alpine:3.20", "--config", str(config))
+    assert (ran.status, ran.out) == (0, "pinned: docker.io/library/alpine:3.20\n")
+    assert "the configuration pins it" in ran.err
+    await cache.proxy.start()
+    assert (await cache.call("pins", "--json")).rows == []
 
 
 async def test_ls_while_images_go(cache: Cache) -> None:
