@@ -68,7 +68,9 @@ def _types() -> str:
         if written.examples:
             note = f"; {written.note}" if written.note else ""
             lines.append(f"| {written.name} | {', '.join(f'`{each}`' for each in written.examples)}{note} |\n")
-    lines.append("| list | `[a, b]`; a single value will do for a list of one |\n")
+    lines.append(
+        "| list | `[a, b]`; a single value will do for a list of one, but for `retention`, which is a list of rules |\n"
+    )
     return "".join(lines)
 
 

@@ -1,12 +1,16 @@
 """How settings fit together, where each is right by itself. Every refusal says what to change."""
 
+import re
 from urllib.parse import urlsplit
 
 from mirrorproxy.config.addresses import ListenAddress
 from mirrorproxy.config.registries import DOCKER_HUB
 from mirrorproxy.config.settings import Settings, UpstreamSettings
 from mirrorproxy.config.tree import Tree
-from mirrorproxy.units import format_duration
+from mirrorproxy.patterns import expression
+from mirrorproxy.units import Size, format_duration
+
+_SMALL_CACHE = 16 << 20  # bytes
 
 
 def check_together(tree: Tree, settings: Settings) -> Settings:
@@ -24,8 +28,10 @@ def check_together(tree: Tree, settings: Settings) -> Settings:
         _check_budget(tree, settings, name, upstream)
         _warn_of_long_timeouts(tree, name, upstream)
         _check_connections(tree, name, upstream)
+    _warn_of_a_small_cache(tree, settings)
     _check_watermarks(tree, settings)
     _check_pins(tree, settings)
+    _check_rules(tree, settings)
     return _with_default(tree, _with_fewer_connections(tree, settings))
 
 
@@ -35,6 +41,13 @@ def _check_own_ports(tree: Tree, settings: Settings) -> None:
     for position, address in enumerate(settings.server.metrics_listen):
         if address in settings.server.listen and (address.path or address.port) and not tree.is_wrong(key):
             tree.problem((*key, position), f"{address} is in server.listen too; give the metrics a port of their own")
+
+
+def _warn_of_a_small_cache(tree: Tree, settings: Settings) -> None:
+    """A unit that was mistaken: no image fits, and all passes through."""
+    size = settings.cache.max_size
+    if isinstance(size, Size) and size < _SMALL_CACHE:
+        tree.warning(("cache", "max_size"), f"{size} is less than most layers take, so that hardly anything is kept")
 
 
 def _check_watermarks(tree: Tree, settings: Settings) -> None:
@@ -54,6 +67,23 @@ def _check_pins(tree: Tree, settings: Settings) -> None:
         registry = pin.image.partition("/")[0]
         if registry not in settings.upstreams:
             tree.warning(("pins", position), f"{registry} is not one of the upstreams, so this image is never fetched")
+
+
+def _check_rules(tree: Tree, settings: Settings) -> None:
+    """A rule that nothing can match is a mistake that would be seen when the disk is full."""
+    for position, rule in enumerate(settings.retention):
+        key = ("retention", position, "match")
+        registry, slash, _ = rule.match.partition("/")
+        if any(rule.match == earlier.match for earlier in settings.retention[:position]):
+            tree.warning(key, f"{rule.match} is in an earlier rule too, which decides; this one is never asked")
+        elif "**" in registry:
+            continue
+        elif not slash or not any(re.fullmatch(expression(registry), name) for name in settings.upstreams):
+            tree.warning(
+                key,
+                f"{rule.match} matches nothing, since {registry} is not one of the upstreams; write the registry first "
+                f"(ghcr.io/team/*), or **/ for all of them",
+            )
 
 
 def _check_exposure(tree: Tree, settings: Settings, name: str, upstream: UpstreamSettings) -> None:

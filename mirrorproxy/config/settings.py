@@ -257,13 +257,15 @@ class RetentionRule(_Frozen):
     """Which tags go before there is want of room."""
 
     match: ImagePattern
-    """Which images: names with the registry, `*` for anything but a slash and `**` for anything; without a tag, all of
-    these repositories. The first rule that fits decides.
+    """Which images: names with the registry, `*` for anything but a slash and `**` for anything, all else for itself
+    (there is no `?` or `[12]`); without a tag, all of these repositories. The first rule that fits decides.
     """
     unused_for: PositiveDuration | None = None
     """What was not pulled for so long goes, but for those that `keep` keeps."""
     keep: Annotated[int, whole_number(1, 100_000)] | None = None
-    """So many tags of each repository stay, those that came last. Without `unused_for` the others go at once."""
+    """So many tags of each repository stay, those that were last pointed at what they point at. Without `unused_for`
+    the others go at once.
+    """
 
     @model_validator(mode="after")
     def _says_something(self) -> "RetentionRule":
@@ -317,7 +319,7 @@ class Settings(_Frozen):
     fills: FillSettings = FillSettings()
     partials: PartialSettings = PartialSettings()
     retention: tuple[RetentionRule, ...] = ()
-    """What goes for its age: a list of rules. `MIRRORPROXY__RETENTION` takes it as JSON. See
+    """What goes for its age: a list of rules, also where it is one. `MIRRORPROXY__RETENTION` takes it as JSON. See
     [storage](storage.md#what-stays-and-what-goes).
     """
     pins: Annotated[tuple[Annotated[PinnedImage, A_NAME_WILL_DO], ...], ONE_OR_MANY, NO_REPEATS] = ()

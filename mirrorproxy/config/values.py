@@ -33,7 +33,7 @@ MASK = "**********"
 """What stands for a secret wherever one would be printed."""
 
 _PATTERN = re.compile(r"[a-z0-9*][a-z0-9*._/-]*")
-_IMAGE_PATTERN = re.compile(r"[a-z0-9*\[][a-z0-9*._:/\[\]-]*(?::[A-Za-z0-9_*.-]+)?")
+_IMAGE_PATTERN = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9*])[a-z0-9*._:/-]*(?::[A-Za-z0-9_*.-]+)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _LINGER = re.compile(r"(\{ ?)?linger(?: ?: ?| )([^ {}]+)(?(1) ?\})")  # as YAML has it, with and without braces
@@ -177,7 +177,10 @@ def _pattern(text: str) -> str:
 
 def _image_pattern(text: str) -> str:
     if not _IMAGE_PATTERN.fullmatch(text):
-        raise ValueError(f"{shown(text)} is not a pattern of images; write ghcr.io/team/*, ghcr.io/team/app:pr-* or **")
+        raise ValueError(
+            f"{shown(text)} is not a pattern of images; write ghcr.io/team/*, ghcr.io/team/app:pr-* or **; "
+            "nothing but * and ** stands for anything else"
+        )
     return text
 
 
@@ -310,7 +313,11 @@ ImagePattern = Annotated[
 ImageName = Annotated[
     str,
     _text(_image_name),
-    Written("image", ("docker.io/library/nginx:1.27", "quay.io/team/app"), "with a tag or a digest, else `latest`"),
+    Written(
+        "image",
+        ("docker.io/library/nginx:1.27", "quay.io/team/app"),
+        "with a tag or a digest, else `latest`; `nginx` is `docker.io/library/nginx:latest`",
+    ),
 ]
 PlatformName = Annotated[str, _text(_platform), Written("platform", ("linux/amd64", "linux/arm64/v8"))]
 Watermark = Annotated[

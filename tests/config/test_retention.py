@@ -93,6 +93,32 @@ def test_the_low_mark_is_below_the_high_one(write: Write) -> None:
     assert problem.endswith("cache.low_watermark: the low one, 99%, must be less than the high one, 98%; change one")
 
 
+def test_rules_that_match_nothing_get_a_warning(write: Write) -> None:
+    """Without a registry, of one that is no upstream, and what an earlier rule has; `*` may stand for registries."""
+    matches = ["team/*", "example.com/a", "*", "**", "**:pr-*", "*.io/a/*", "ghcr.io/a/*", "ghcr.io/a/*"]
+    rules = "".join(f"  - {{match: '{match}', keep: 3}}\n" for match in matches)
+    loaded = load(write(f"retention:\n{rules}"), HOME)
+    found = [str(each).split(": ") for each in loaded.warnings]
+    assert [each[1] for each in found] == [f"retention[{position}].match" for position in (0, 1, 2, 7)]
+    assert "write the registry first (ghcr.io/team/*)" in found[0][2]
+    assert "is never asked" in found[3][2]
+
+
+def test_no_other_wildcards(write: Write) -> None:
+    """`[12]` would stand for itself, which no name has; the registry may be an address."""
+    for match in ("ghcr.io/team/app-[12]", "ghcr.io/team/[", "ghcr.io/team/ap?"):
+        (problem,) = problems(write(f"retention: [{{match: '{match}', keep: 1}}]"))
+        assert "nothing but * and ** stands for anything else" in problem
+    assert load(write("retention: [{match: '[::1]:5000/team/*', keep: 1}]"), HOME).settings.retention
+
+
+def test_a_cache_for_nothing_gets_a_warning(write: Write) -> None:
+    """A unit that was mistaken."""
+    (warning,) = map(str, load(write("cache: {max_size: 1kB}"), HOME).warnings)
+    assert "hardly anything is kept" in warning
+    assert not load(write("cache: {max_size: 16MiB}"), HOME).warnings
+
+
 def test_a_pin_of_no_upstream_gets_a_warning(write: Write) -> None:
     """It could never be complete."""
     loaded = load(write("pins: [example.com/a:1, nginx]\n"), HOME)
