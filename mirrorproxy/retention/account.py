@@ -5,10 +5,12 @@ The check walks through folders and rows in small pieces, in threads, and rests 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from mirrorproxy.errors import CacheFailed
 from mirrorproxy.names import Digest
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.content import Stored
@@ -18,6 +20,7 @@ from mirrorproxy.store.queues import ContentQueues
 from mirrorproxy.store.records import Used
 
 _BATCH = 500
+_LATE = 60.0  # seconds within which a clock that was put back is noticed: what came since is entered every few of them
 _AT_ONCE, _SOON, _AT_LEISURE = 0.0, 0.5, 20.0  # rest between pieces, in times of what a piece took
 
 
@@ -34,6 +37,8 @@ class Account:
 
     async def open(self) -> None:
         """Tell the ledger what is there, where the index knows. Raises `CacheFailed`."""
+        with contextlib.suppress(CacheFailed):  # a disk that takes nothing: then ours has to do
+            self._began = await asyncio.to_thread(self._blobs.now)
         self._correcting, self._clean = await self._index.content(ContentQueues.opened)
         if self._correcting:
             self._ledger.set_used(*await self._index.asked(ContentQueues.account))
@@ -93,6 +98,7 @@ class Account:
 
         What was put on the disk since the start has been counted; what was there before and is not known was not.
         """
+        await self._look_at_the_clock()
         before: dict[Digest, Used] = {}
         since: dict[Digest, Used] = {}
         for each in content:
@@ -114,6 +120,13 @@ class Account:
                     size, objects = await self._index.content(ContentQueues.forget, gone)
                     self._correct(-size, -objects)
             await asyncio.sleep(rest * (time.monotonic() - started))
+
+    async def _look_at_the_clock(self) -> None:
+        """A clock that was put back stamps what comes now as if it had come before the start."""
+        with contextlib.suppress(CacheFailed):
+            now = await asyncio.to_thread(self._blobs.now)
+            if now < self._began:
+                self._began = now - _LATE
 
     def _correct(self, size: int, objects: int) -> None:
         if self._correcting and not self._index.is_new:

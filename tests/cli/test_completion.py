@@ -64,5 +64,6 @@ async def test_other_shells_have_one_too(cache: Cache, shell: str) -> None:
 
 async def test_quiet_names_are_quick_and_plain(cache: Cache) -> None:
     """One tag a line, for other programs."""
+    await stock(cache)
     ran = await cache.call("ls", "--quiet", "ghcr**")
     assert ran.out == "ghcr.io/team/app:1\nghcr.io/team/app:2\n"

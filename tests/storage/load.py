@@ -75,6 +75,10 @@ class Load:
                     await self._get(f"/v2/{name}/blobs/{part['digest']}", part["digest"])
             except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
                 self.broken += 1
+                task = asyncio.current_task()
+                assert task is not None
+                if task.cancelling():  # closing the connection failed, and that error took the cancellation's place
+                    raise asyncio.CancelledError from None
                 await asyncio.sleep(0.05)  # it is down
 
     async def _get(self, path: str, digest: str | None = None) -> bytes | None:
