@@ -348,7 +348,7 @@ class Retention:
         """Before anything is evicted, and now and then."""
         now = time.monotonic()
         full = self._ledger.taken > self.bounds.high * self._ledger.capacity
-        if full or now >= self._next_look:
+        if full or now >= self._next_look or not self.pins.sure:
             self._next_look = now + _LOOK_EVERY
             await self.pins.look()
 

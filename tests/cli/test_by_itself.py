@@ -80,6 +80,7 @@ async def test_an_interrupted_one_says_130(cache: Cache) -> None:
 
 async def test_a_reader_that_has_had_enough(cache: Cache) -> None:
     """`| head -1`: no traceback."""
+    await stock(cache)
     process = await asyncio.create_subprocess_shell(
         f"mirrorproxy ls --json --config {cache.proxy.config} | head -c 1",
         stdout=asyncio.subprocess.PIPE,
