@@ -36,8 +36,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _never_blocks() -> Iterator[BlockBuster]:
-    """A blocking call of ours on the event loop is an error."""
+def _never_blocks(_only_loopback: None) -> Iterator[BlockBuster]:
+    """A blocking call of ours on the event loop is an error.
+
+    It wraps what was put in place of `connect` before: in the other order each test leaves a wrapper behind, and after
+    a thousand of them the stack ends.
+    """
     with blockbuster_ctx("mirrorproxy") as detector:
         yield detector
 

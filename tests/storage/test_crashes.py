@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ async def continues(proxy: Proxy, stock: Stock) -> int:
     return count
 
 
+async def flushed(directory: Path) -> None:
+    """Wait until some download would go on after a crash: for 3 s, since it is for each second time alone."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(3):
+            while not any('"spans": [[' in state for state in states(directory)):
+                await asyncio.sleep(0.02)
+
+
+def states(directory: Path) -> Iterator[str]:
+    """What is written down of the downloads under way."""
+    for path in (directory / "partial").glob("*/state"):
+        with contextlib.suppress(FileNotFoundError):
+            yield path.read_text()
+
+
 async def crash(hub: Hub, proxy: Proxy, kills: int, chance: random.Random) -> None:
     """Check what must hold after each of so many crashes."""
     stock = Stock(hub, chance)
@@ -65,6 +81,8 @@ async def crash(hub: Hub, proxy: Proxy, kills: int, chance: random.Random) -> No
         for _ in range(chance.randint(1, 6)):
             await asyncio.sleep(chance.uniform(0.05, 0.4))
             stock.move()
+        if number % 2:
+            await flushed(proxy.cache)
         with contextlib.suppress(OSError, EOFError, TimeoutError):
             evicted += await proxy.total("cache_evictions_total", reason="size")
         await proxy.kill()
