@@ -14,7 +14,7 @@ from tests.networks.conftest import MIB, Serve, at, starts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PLACES = 40
+PLACES = 64
 UPSTREAM = {"connections": 1, "idle_timeout": "1s"}
 SIZE = 8 * MIB
 CUT = 3 * MIB
