@@ -25,7 +25,7 @@ from mirrorproxy.names import Descriptor, Digest, Repository
 from mirrorproxy.retention import Missing
 from mirrorproxy.store.directory import ALGORITHMS
 from mirrorproxy.store.files import TEMPORARY, disk_errors
-from mirrorproxy.store.ingest import BAD_STATE, parse_state
+from mirrorproxy.store.partfile import BAD_STATE, parse_state
 from mirrorproxy.store.records import Fact
 
 T = TypeVar("T")

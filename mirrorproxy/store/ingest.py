@@ -23,7 +23,6 @@ import json
 import logging
 import os
 import shutil
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,14 +36,13 @@ from mirrorproxy.spans import Spans
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.early import Allowance, Early
 from mirrorproxy.store.files import disk_errors, write_whole
+from mirrorproxy.store.partfile import load_state, open_part
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 log = logging.getLogger(__name__)
 
-BAD_STATE = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
-_REPLACED = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENXIO, errno.EACCES, errno.EPERM)
 _QUEUE_LIMIT = 8 << 20  # bytes that may wait for the disk, for each ingest
 _EARLY_LIMIT = 32 << 20  # bytes that wait in memory for the hash, of all ingests together
 _REREAD = 1 << 20  # bytes hashed from the file in one step
@@ -69,23 +67,33 @@ class Partials:
     async def open(self, digest: Digest) -> "Ingest":
         """Begin, or go on with, the content `digest`. Raises `CacheFailed`."""
         folder = self._folder(digest)
-        fd, spans, total = await asyncio.to_thread(_open, folder)
+        opening = asyncio.get_running_loop().run_in_executor(None, open_part, folder)
+        try:
+            fd, spans, total = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unclaimed)
+            raise
         return Ingest(digest, folder, fd, spans, total, self._blobs, Early(self._allowance))
 
     def scan(self) -> Iterator[Part]:
-        """All that is here. Blocks. Raises `CacheFailed`."""
-        with disk_errors("look for partial files"):
-            for folder in self._directory.iterdir():
-                with contextlib.suppress(DigestInvalid, FileNotFoundError):
-                    digest = Digest(folder.name.replace("-", ":", 1))
-                    data = (folder / "data").stat()
-                    yield Part(digest, data.st_blocks * 512, data.st_mtime)
+        """All that is here; what is no part hides none that is. Blocks. Raises `CacheFailed`."""
+        with disk_errors("look for partial files"), os.scandir(self._directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(DigestInvalid, OSError):
+                    digest = Digest(entry.name.replace("-", ":", 1))
+                    if not entry.is_dir(follow_symlinks=False):
+                        continue
+                    try:
+                        found = Path(entry.path, "data").stat()
+                        yield Part(digest, found.st_blocks * 512, found.st_mtime)
+                    except FileNotFoundError:  # a crash came before the first byte, or before the end of the folder
+                        yield Part(digest, 0, entry.stat().st_mtime)
 
     def begun(self, digest: Digest) -> int:
         """The bytes of a part that are here by its last checkpoint, 0 where there is none. Blocks."""
         folder = self._folder(digest)
         try:
-            return _load(folder / "state", (folder / "data").stat().st_size)[0].total
+            return load_state(folder / "state", (folder / "data").stat().st_size)[0].total
         except OSError:
             return 0
 
@@ -132,6 +140,8 @@ class Ingest:
         self._notes: list[tuple[int, int]] = []
         self._noted = False
         self._cleared = False
+        self._ended = False
+        self._released = False
         self._error: CacheFailed | None = None
         self._saving = threading.Lock()  # one checkpoint at a time: a cancelled one still runs in its thread
         self._thread.start()
@@ -194,7 +204,7 @@ class Ingest:
         """
         await self._stop()
         blocks = await asyncio.to_thread(self._blobs.commit_file, self._folder / "data", self.digest)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(self._remove)
         return blocks
 
     async def close(self) -> int:
@@ -210,11 +220,18 @@ class Ingest:
     async def discard(self) -> None:
         """Stop writing and throw away what is here. Readers may go on until `release`."""
         await self._stop()
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(self._remove)
 
     def release(self) -> None:
-        """Close the descriptor: nobody reads any more."""
-        os.close(self.fd)
+        """Close the descriptor: nobody reads any more. The thread does it where it writes still, since whoever ended
+        this was cancelled: else it would write into the file that gets this number next.
+        """
+        self._queue.put(None)
+        with self._lock:
+            self._released = True
+            ended = self._ended
+        if ended:
+            os.close(self.fd)
 
     async def _stop(self) -> None:
         self._queue.put(None)
@@ -243,6 +260,10 @@ class Ingest:
                 future.set_result(None)
         self.changed()
 
+    def _remove(self) -> None:
+        with self._saving:  # not while a file comes into the folder
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _save(self, state: bytes) -> None:
         with self._saving, disk_errors("keep a partial file"):
             os.fdatasync(self.fd)  # first the data, then the word that it is there
@@ -261,19 +282,29 @@ class Ingest:
                         self._error = error
                     self._tell()
         self._early.clear()
+        with self._lock:
+            self._ended = True
+            released = self._released
+        if released:
+            os.close(self.fd)
 
     def _put(self, offset: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.pwrite(self.fd, view, offset + len(data) - len(view)) :]
+        end = offset + len(data)
+        # What is here was read, and may have been hashed: it is not written over, whatever comes for it now.
+        holes = list(self._written.gaps(end, offset))
+        for hole in holes:
+            view = memoryview(data)[hole.start - offset : hole.end - offset]
+            while view:
+                view = view[os.pwrite(self.fd, view, hole.end - len(view)) :]
         # Readers need the bytes, only the last of them needs the hash: told before it, and again after it.
         self._tell((offset, len(data)))
-        if offset == self._position:
-            self._hash.update(data)
-            self._position += len(data)
-        elif offset > self._position:
-            self._early.keep(offset, data)
-        self._written.add(offset, offset + len(data))
+        if holes == [(offset, end)]:
+            if offset == self._position:
+                self._hash.update(data)
+                self._position = end
+            elif offset > self._position:
+                self._early.keep(offset, data)
+        self._written.add(offset, end)
         self._catch_up()
 
     def _catch_up(self) -> None:
@@ -309,50 +340,7 @@ class Ingest:
             self._loop.call_soon_threadsafe(self._take)
 
 
-def _open(folder: Path) -> tuple[int, Spans, int | None]:
-    with disk_errors("open a partial file"):
-        try:
-            return _opened(folder)
-        except OSError as error:
-            if error.errno not in _REPLACED:
-                raise
-            log.warning("%s is no part of a blob, and is thrown away: %s", folder, error.strerror)
-        # Somebody put a link, a folder or a file that may not be read where it should be.
-        shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
-        return _opened(folder)
-
-
-def _opened(folder: Path) -> tuple[int, Spans, int | None]:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink():
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    fd = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.ENXIO, "it is no file")
-        spans, total = _load(folder / "state", found.st_size)
-        # What lies beyond was written after the last checkpoint, or never: a length says nothing.
-        os.ftruncate(fd, max((span.end for span in spans), default=0))
-    except OSError:
-        os.close(fd)
-        raise
-    return fd, spans, total
-
-
-def parse_state(text: bytes) -> tuple[Spans, int | None]:
-    """The intervals and the total that a state has. Raises one of `BAD_STATE`."""
-    state = json.loads(text)
-    spans = Spans((int(start), int(end)) for start, end in state["spans"])
-    return spans, None if state["total"] is None else int(state["total"])
-
-
-def _load(path: Path, size: int) -> tuple[Spans, int | None]:
-    """What `state` says, as far as a file of `size` bytes can hold it; nothing where it says nothing sensible."""
-    try:
-        spans, total = parse_state(path.read_bytes())
-    except (FileNotFoundError, *BAD_STATE):
-        return Spans(), None
-    if any(span.end > (size if total is None else min(size, total)) for span in spans):
-        return Spans(), None
-    return spans, total
+def _close_unclaimed(opening: "asyncio.Future[tuple[int, Spans, int | None]]") -> None:
+    """Close what was opened for somebody who was cancelled meanwhile."""
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])

@@ -4,8 +4,11 @@ import asyncio
 import json
 import os
 import random
+import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +17,10 @@ from hypothesis import strategies as st
 from mirrorproxy.errors import CacheFailed, DigestMismatch
 from mirrorproxy.names import Digest
 from mirrorproxy.spans import Span
+from mirrorproxy.store import ingest as ingest_module
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.ingest import Ingest, Partials
+from mirrorproxy.tasks import Tasks
 
 DATA = random.Random(11).randbytes(1_000_003)
 DIGEST = Digest.of(DATA)
@@ -131,6 +136,7 @@ async def test_what_was_not_checkpointed_is_not_believed(partials: Partials, tmp
         b'{"total": null, "spans": [[5, 1]]}',
         b'{"total": null, "spans": [[-5, 1]]}',
         b'{"total": "x", "spans": []}',
+        b'{"total": -5, "spans": []}',
         b'{"total": null, "spans": 7}',
         b"\xff\xfe",
     ],
@@ -156,6 +162,17 @@ async def test_wrong_bytes_are_found(partials: Partials, blobs: BlobStore) -> No
     await ingest.discard()
     ingest.release()
     assert not blobs.path(DIGEST).exists()
+
+
+@pytest.mark.parametrize("first", [0, 200])
+async def test_what_is_here_is_not_written_over(partials: Partials, blobs: BlobStore, first: int) -> None:
+    """Two connections may bring the same bytes, and one of them may lie: what is committed is what was hashed."""
+    ingest = await partials.open(DIGEST)
+    await ingest.write(first, DATA[first:1000])
+    await ingest.write(0, DATA[:first] + bytes(500 - first))
+    await ingest.write(900, bytes(100) + DATA[1000:])
+    await finish(ingest)
+    assert blobs.path(DIGEST).read_bytes() == DATA
 
 
 async def test_a_restart_forgets_everything(partials: Partials, blobs: BlobStore) -> None:
@@ -267,3 +284,95 @@ async def test_the_state_is_what_it_says(partials: Partials, tmp_path: Path) -> 
     await ingest.close()
     ingest.release()
     assert json.loads((folder(tmp_path) / "state").read_bytes()) == {"total": len(DATA), "spans": [[0, 10], [20, 30]]}
+
+
+async def test_what_is_no_part_hides_none_that_is(partials: Partials, tmp_path: Path) -> None:
+    """A file of a part's name, a link to itself, what a crash left without bytes: the others are found all the same."""
+    ingest = await partials.open(DIGEST)
+    await ingest.write(0, DATA)
+    await ingest.close()
+    ingest.release()
+    stray, loop, empty = (tmp_path / "partial" / f"sha256-{name * 64}" for name in "abc")
+    stray.write_bytes(b"x")
+    loop.mkdir()
+    (loop / "data").symlink_to(loop / "data")
+    empty.mkdir()
+    (empty / "state").write_bytes(b"{}")
+    parts = await asyncio.to_thread(lambda: list(partials.scan()))
+    found = {part.digest.hex: part.blocks for part in parts}
+    assert found.keys() == {DIGEST.hex, "c" * 64}, "what is left without bytes goes when it is old, like any other"
+    assert found["c" * 64] == 0
+
+
+async def test_who_is_cancelled_while_it_opens_leaves_no_descriptor(partials: Partials) -> None:
+    """It is opened in a thread, which does not end with whoever waits for it."""
+    tasks, before = Tasks(), len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        opening = tasks.start(partials.open(DIGEST), name="open")
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    async with asyncio.timeout(2):
+        while len(os.listdir("/proc/self/fd")) > before:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_descriptor_is_not_closed_under_its_writer(partials: Partials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is cancelled as it ends does not wait for the disk: its number might be another file's by then."""
+    started, go_on = threading.Event(), threading.Event()
+    write, written = os.pwrite, []
+
+    def slow(fd: int, data: bytes, offset: int) -> int:
+        started.set()
+        go_on.wait(5)
+        written.append(os.fstat(fd).st_ino == inode)
+        return write(fd, data, offset)
+
+    ingest = await partials.open(DIGEST)
+    inode = os.fstat(ingest.fd).st_ino
+    monkeypatch.setattr(os, "pwrite", slow)
+    await ingest.write(0, DATA[:1000])
+    await asyncio.to_thread(started.wait, 5)
+    ending = Tasks().start(ingest.close(), name="close")
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.wait([ending])
+    ingest.release()
+    go_on.set()
+    await asyncio.to_thread(ingest._thread.join)
+    assert written == [True]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(ingest.fd)
+
+
+async def test_a_checkpoint_that_comes_late_leaves_nothing(
+    partials: Partials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose task was cancelled still runs in its thread while the content is committed."""
+    ingest = await partials.open(DIGEST)
+    await ingest.write(0, DATA)
+    await ingest.settle()
+    started, go_on = threading.Event(), threading.Event()
+    rmtree, whole = shutil.rmtree, ingest_module.write_whole  # type: ignore[attr-defined]  # as it is used there
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        started.set()
+        go_on.wait(0.3)
+        whole(*args, **kwargs)
+
+    def racing(path: Path, **kwargs: Any) -> None:
+        names = list(path.iterdir())
+        go_on.set()
+        threading.Event().wait(0.1)  # the checkpoint is written between the look at the folder and its end
+        for name in names:
+            name.unlink(missing_ok=True)
+        rmtree(path, **kwargs) if not list(path.iterdir()) else None
+
+    monkeypatch.setattr(ingest_module, "write_whole", slow)
+    saving = Tasks().start(ingest.checkpoint(), name="checkpoint")
+    await asyncio.to_thread(started.wait, 5)
+    saving.cancel()
+    monkeypatch.setattr(shutil, "rmtree", racing)
+    await finish(ingest)
+    assert not folder(tmp_path).exists()
