@@ -168,7 +168,7 @@ def _make_room(queues: MemoryQueues, needed: int) -> None:
         chosen, more = choose(queues, needed, 1)
         for entry in chosen:
             needed -= entry.blocks
-            gone(queues, entry, queues.at[int(entry.digest)][0])
+            gone(queues, [(queues.at[int(entry.digest)][0], entry)])
 
 
 def lru(events: list[Event], room: int) -> tuple[int, int]:

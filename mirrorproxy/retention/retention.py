@@ -17,7 +17,8 @@ from mirrorproxy.retention.images import Images
 from mirrorproxy.retention.parts import Parts
 from mirrorproxy.retention.pins import Pins
 from mirrorproxy.retention.rules import Rule
-from mirrorproxy.retention.sweep import too_old
+from mirrorproxy.retention.steps import STEP, rest
+from mirrorproxy.retention.sweep import Sweep
 from mirrorproxy.retention.uses import Uses
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.eviction import Candidate, Entry, Oldest, Queue
@@ -35,9 +36,6 @@ _LOOK_EVERY = 60.0  # seconds between two looks at whether what is pinned is her
 _GRACE = (
     60.0  # seconds for which what was just used stays, so that a manifest's blobs are there when they are asked for
 )
-_STEP = 32  # pieces of content removed in one go where a download waits for room: a few milliseconds
-_CALM_STEP = 8  # and where nobody waits
-_REST = 4.0  # times as long as such a step took: the 99th of 100 warm hits is one that meets none of it
 _MOST_SPARED = 4096  # in a row; then so much is in use that there is no room to be made
 _BATCH = 500
 _BLOCK = 4096  # bytes: file systems count files in these; a part has two more for its folder and its state
@@ -66,8 +64,9 @@ class Bounds:
 class Retention:
     """Room in the cache: a `Space` for fills.
 
-    `changed` is called when content went, `dropped` with each piece of it. What is being filled, read or pinned, and
-    what was used in the last minute, is never evicted.
+    `dropped` is called with each piece of content that went, `changed` when anything may be missed: not for what was
+    evicted for its size, which nobody used in the last minute. What is being filled, read or pinned, and what was used
+    in the last minute, is never evicted.
     """
 
     def __init__(
@@ -95,11 +94,14 @@ class Retention:
         self.parts = Parts(partials, ledger, metrics, clock)
         self._account = Account(blobs, index, ledger, clock)
         self._uses = Uses(blobs, index, self.images, self._account, clock)
+        self._sweep = Sweep(index, blobs, self.images, self.pins, self._remove_old, changed, clock)
         self._removing = asyncio.Lock()
         self._full = asyncio.Event()
         self._tasks = Tasks()
         self._checking: asyncio.Task[None] | None = None
-        self._next_look = self._next_sweep = 0.0
+        self._sweeping: asyncio.Task[None] | None = None
+        self._next_look = 0.0
+        self._shrinking = False  # down to the low mark
 
     async def open(self) -> None:
         """Learn what the index knows is on the disk. After this, content may come and go."""
@@ -151,15 +153,17 @@ class Retention:
         """Check the account, write down uses, keep to the limit and to the rules, for ever."""
         while True:
             self._full.clear()
+            goes_on = False
             with contextlib.suppress(CacheFailed):  # the next round tries again; a service without an index goes on
                 self._keep_account()
                 await self.parts.tidy(0)
                 await self.write_uses()
                 await self._ledger.refresh()
                 await self._look_at_pins()
-                if self._ledger.taken > self.bounds.high * self._ledger.capacity:
-                    await self._make_room()
-                await self._keep_rules()
+                self._keep_rules()
+                goes_on = await self._make_room(time.monotonic() + _WRITE_EVERY)
+            if goes_on:
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WRITE_EVERY):
                     await self._full.wait()
@@ -193,18 +197,25 @@ class Retention:
             log.warning("the content on the disk cannot be counted: %s", error)
             self._uses.lost = True
 
-    async def _make_room(self) -> None:
-        """Evict down to the low mark, and rest after each step."""
+    async def _make_room(self, until: float) -> bool:
+        """Evict down to the low mark, with a rest after each step; True where the next call is to go on with it."""
         ledger = self._ledger
+        if not self._shrinking and ledger.taken <= self.bounds.high * ledger.capacity:
+            return False
+        self._shrinking = False  # where it fails, and where nothing can go, it is tried again in a while
         await self.parts.tidy(int(ledger.taken - self.bounds.low * ledger.capacity))
         while (missing := int(ledger.taken - self.bounds.low * ledger.capacity)) > 0:
             started = time.monotonic()
-            if not await self._evict_some(missing, _CALM_STEP):
-                return
-            await asyncio.sleep(_REST * (time.monotonic() - started))
+            if not await self._evict_some(missing):
+                return False
+            await rest(started)
             await ledger.refresh()
+            if time.monotonic() > until:
+                self._shrinking = True
+                return True
+        return False
 
-    async def _evict_some(self, needed: int, most: int = _STEP) -> bool:
+    async def _evict_some(self, needed: int) -> bool:
         """Remove what should go first, a step of it, as far as `needed` bytes take. False where nothing could go."""
         if not self.pins.sure:
             await self.pins.look()
@@ -217,7 +228,7 @@ class Retention:
                     await self.write_uses()
                 # What stays is chosen again, behind the others of its queue: so much more is asked for, or what is in
                 # the other queue would never be reached.
-                chosen, more = await self._choose(needed + sum(spared.values()), most + len(spared))
+                chosen, more = await self._choose(needed + sum(spared.values()), STEP + len(spared))
                 chosen = [each for each in chosen if each.digest not in spared]
                 now, noted = self._clock(), await self._uses.noted()
                 stay = {each.digest for each in chosen if 0 <= now - each.last < _GRACE or each.digest in noted}
@@ -225,7 +236,7 @@ class Retention:
                 going: list[Gone] = []
                 left = needed
                 for each in chosen:
-                    if each.digest not in stay and left > 0 and len(going) < most:
+                    if each.digest not in stay and left > 0 and len(going) < STEP:
                         going.append(Gone(each.digest, each.blocks, each.last))
                         left -= each.blocks
                 gone = await self._remove(going, "size")
@@ -277,21 +288,27 @@ class Retention:
             else:
                 self._ledger.correct(-each.blocks, -1)  # somebody else removed it
             self.dropped(each.digest)
-        self._changed()
+        if reason != "size":
+            self._changed()
         return going[: len(freed)]
 
     # What somebody says.
 
-    async def remove(self, digests: Iterable[Digest], reason: str = "manual") -> list[Gone]:
-        """Remove this content, but for what is pinned or being filled; returns what went. Raises `CacheFailed`."""
+    async def remove(
+        self, digests: Iterable[Digest], reason: str = "manual", *, unused_since: float = math.inf
+    ) -> list[Gone]:
+        """Remove this content, but for what is pinned, being filled or was used since then (Unix seconds); returns what
+        went. Raises `CacheFailed`.
+        """
         await self.write_uses()
         wanted = [digest for digest in digests if digest not in self.pins.kept and digest not in self.parts.filling]
         gone: list[Gone] = []
-        for start in range(0, len(wanted), _STEP):
-            step = wanted[start : start + _STEP]
+        for start in range(0, len(wanted), STEP):
+            step = wanted[start : start + STEP]
             async with self._removing:
                 used = await self._index.used_of(step)
                 known = [Gone(digest, used[digest].blocks, used[digest].last) for digest in step if digest in used]
+                known = [each for each in known if each.last <= unused_since]
                 went = await self._remove(known, reason)
                 await self._index.content(ContentQueues.forget, [each.digest for each in went])
             gone += went
@@ -336,9 +353,9 @@ class Retention:
                     oldest.add(Candidate(digest, used.blocks, used.last))
             for each in aged if dry_run else await self.remove(one.digest for one in aged):
                 yield each
-        rest = oldest.candidates()
-        for start in range(0, len(rest), _STEP):
-            step = [Gone(each.digest, each.size, each.last_use) for each in rest[start : start + _STEP]]
+        found = oldest.candidates()
+        for start in range(0, len(found), STEP):
+            step = [Gone(each.digest, each.size, each.last_use) for each in found[start : start + STEP]]
             for each in step if dry_run else await self.remove(one.digest for one in step):
                 yield each
 
@@ -352,22 +369,20 @@ class Retention:
             self._next_look = now + _LOOK_EVERY
             await self.pins.look()
 
-    async def _keep_rules(self) -> None:
-        """Let go of what the rules say is too old, once in a tenth of the shortest time in them, or an hour."""
-        now, rules = time.monotonic(), self.bounds.rules
-        if not rules or now < self._next_sweep or self._index.rebuild_needed or self._ledger.used is None:
-            return
-        shortest = min((rule.unused_for for rule in rules if rule.unused_for is not None), default=36_000.0)
-        self._next_sweep = now + min(3600.0, max(1.0, shortest / 10))
-        await self.pins.look()
-        tags, content = await too_old(rules, self._index, self._blobs, self.images, self.pins.kept, self._clock())
-        for repository, tag in tags:
-            await self._index.forget_tag(repository, tag)
-        gone = await self.remove(content, "age")
-        if tags or gone:
-            self._changed()
-            size = sum(each.blocks for each in gone)
-            log.info("by the rules of retention %d tags went, with %d bytes of content", len(tags), size)
+    def _keep_rules(self) -> None:
+        """Have the rules applied, where that is due and there is an account of what is here."""
+        known = not self._index.rebuild_needed and self._ledger.used is not None
+        if known and (self._sweeping is None or self._sweeping.done()) and self._sweep.is_due(self.bounds.rules):
+            self._sweeping = self._tasks.start(self._apply_rules(), name="rules of retention")
+
+    async def _remove_old(self, digests: Iterable[Digest], *, unused_since: float) -> list[int]:
+        return [each.blocks for each in await self.remove(digests, "age", unused_since=unused_since)]
+
+    async def _apply_rules(self) -> None:
+        try:
+            await self._sweep.run(self.bounds.rules)
+        except CacheFailed as error:
+            log.warning("the rules of retention are applied later: %s", error)
 
     def _count(self, reason: str, size: int) -> None:
         self._metrics.evictions.labels(reason).inc()

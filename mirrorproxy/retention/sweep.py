@@ -1,17 +1,83 @@
 """The rules applied to what is cached: which tags are too old, and what content goes with them."""
 
 import asyncio
-from collections.abc import Container, Iterable
+import logging
+import time
+from collections.abc import Callable, Container, Iterable
 from itertools import groupby, islice
+from typing import Protocol
 
 from mirrorproxy.names import Digest, Repository, Tag
 from mirrorproxy.retention.images import Images
+from mirrorproxy.retention.pins import Pins
 from mirrorproxy.retention.rules import Known, Rule, expired
+from mirrorproxy.retention.steps import STEP, rest
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.layout import Entry, cached
 
+log = logging.getLogger(__name__)
+
 _BATCH = 200
+_LONGEST = 3600.0  # seconds between two sweeps
+
+
+class Remove(Protocol):
+    """Removes content that was not used since then (Unix seconds); the bytes that each piece had."""
+
+    async def __call__(self, digests: Iterable[Digest], *, unused_since: float) -> list[int]: ...
+
+
+class Sweep:
+    """Lets go of what the rules say is too old. `changed` is called when anything went."""
+
+    def __init__(
+        self,
+        index: Index,
+        blobs: BlobStore,
+        images: Images,
+        pins: Pins,
+        remove: Remove,
+        changed: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._index = index
+        self._blobs = blobs
+        self._images = images
+        self._pins = pins
+        self._remove = remove
+        self._changed = changed
+        self._clock = clock
+        self._next = 0.0
+
+    def is_due(self, rules: Iterable[Rule]) -> bool:
+        """Once in a tenth of the shortest time in the rules, or an hour. Where it is, it is not for that long."""
+        now, rules = time.monotonic(), tuple(rules)
+        if not rules or now < self._next:
+            return False
+        shortest = min((rule.unused_for for rule in rules if rule.unused_for is not None), default=10 * _LONGEST)
+        self._next = now + min(_LONGEST, max(1.0, shortest / 10))
+        return True
+
+    async def run(self, rules: Iterable[Rule]) -> None:
+        """Sweep, with a rest after each step. Raises `CacheFailed`."""
+        began, tags, size = self._clock(), 0, 0
+        await self._pins.look()
+        going, content = await too_old(rules, self._index, self._blobs, self._images, self._pins.kept, began)
+        try:
+            for repository, tag in going:
+                await self._index.forget_tag(repository, tag)
+                tags += 1
+            left, started = iter(content), None
+            while step := list(islice(left, STEP)):
+                if started is not None:
+                    await rest(started)
+                started = time.monotonic()
+                size += sum(await self._remove(step, unused_since=began))
+        finally:
+            if tags or size:
+                self._changed()
+                log.info("by the rules of retention %d tags went, with %d bytes of content", tags, size)
 
 
 async def too_old(

@@ -61,7 +61,7 @@ class Contents:
             used=self.retention.used,
             grown=self.retention.grown,
         )
-        self.retention.dropped = self.shelf.forget
+        self.retention.dropped = self._dropped
 
     async def open(self, who: str, *, writing: bool = True, patience: float = _COMMANDS_END) -> None:
         """Take the directory and open what is in it. `who` is said to others that want it too.
@@ -136,6 +136,10 @@ class Contents:
     def _changed(self) -> None:
         self.layout.changed()
         self.changed()
+
+    def _dropped(self, digest: Digest) -> None:
+        self.shelf.forget(digest)
+        self.layout.changed()
 
     def _corrupt(self, digest: Digest, size: int) -> None:
         self.changed()

@@ -129,17 +129,20 @@ def choose(queues: Queues, needed: int, limit: int) -> tuple[list[Entry], bool]:
     return chosen, True
 
 
-def gone(queues: Queues, entry: Entry, queue: Queue) -> None:
-    """It went by this plan, from this queue: what was new is remembered, as long as the names stand for no more bytes
-    than there are.
+def gone(queues: Queues, went: Iterable[tuple[Queue, Entry]]) -> None:
+    """These went by this plan, from these queues: what was new is remembered, as long as the names stand for no more
+    bytes than there are.
     """
-    if queue is Queue.SMALL:
-        queues.move(entry, Queue.GHOST, 0)
-    else:
-        queues.drop(entry)
-    most = queues.taken(Queue.SMALL) + queues.taken(Queue.MAIN)
-    while queues.taken(Queue.GHOST) > most and (oldest := queues.oldest(Queue.GHOST, 0, 1)):
-        queues.drop(oldest[0])
+    for queue, entry in went:
+        if queue is Queue.SMALL:
+            queues.move(entry, Queue.GHOST, 0)
+        else:
+            queues.drop(entry)
+    over = queues.taken(Queue.GHOST) - queues.taken(Queue.SMALL) - queues.taken(Queue.MAIN)
+    ghosts = _Walk(queues, Queue.GHOST)
+    while over > 0 and (oldest := ghosts.next()) is not None:
+        queues.drop(oldest)
+        over -= oldest.blocks
 
 
 def spare(queues: Queues, entry: Entry, queue: Queue) -> None:

@@ -5,6 +5,7 @@ nothing in memory, and sums that are kept by the database itself, so that a star
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from mirrorproxy.names import Digest
@@ -34,6 +35,7 @@ END
 """
 _COLUMNS = "digest, blocks, last, uses, place"
 _STATE = 0  # no queue: its row in Taken says that the account is complete, and was left so
+_TOGETHER = 64  # digests in one question
 _ALGORITHMS = {32: "sha256", 64: "sha512"}
 
 
@@ -137,24 +139,22 @@ class ContentQueues:
 
     def settle(self, gone: Iterable[Digest], spared: Iterable[Digest]) -> None:
         """Say which of the chosen went, and which have to stay."""
-        for digest in gone:
-            self._rows.drop(records.origin_key(digest))
-            if (known := self._find(digest)) is not None:
-                eviction.gone(self, known[1], known[0])
-        for digest in spared:
-            if (known := self._find(digest)) is not None:
-                eviction.spare(self, known[1], known[0])
+        gone = list(gone)
+        self._rows.drop_all(map(records.origin_key, gone))
+        eviction.gone(self, self._found(gone))
+        for queue, entry in self._found(spared):
+            eviction.spare(self, entry, queue)
 
     def forget(self, digests: Iterable[Digest]) -> tuple[int, int]:
         """Content that is gone otherwise; returns bytes and number of what was known."""
+        digests = list(digests)
+        self._rows.drop_all(map(records.origin_key, digests))
         size = objects = 0
-        for digest in digests:
-            self._rows.drop(records.origin_key(digest))
-            if (known := self._find(digest)) is not None:
-                self._delete(_raw(digest))
-                if known[0] is not Queue.GHOST:
-                    size += known[1].blocks
-                    objects += 1
+        for queue, entry in self._found(digests):
+            self.drop(entry)
+            if queue is not Queue.GHOST:
+                size += entry.blocks
+                objects += 1
         return size, objects
 
     # What is known.
@@ -168,12 +168,8 @@ class ContentQueues:
 
     def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
         """Last use and size of those of them that are known to be here."""
-        found = {}
-        for digest in digests:
-            known = self._find(digest)
-            if known is not None and known[0] is not Queue.GHOST:
-                found[digest] = Used(known[1].last, known[1].blocks)
-        return found
+        found = self._found(digests)
+        return {entry.digest: Used(entry.last, entry.blocks) for queue, entry in found if queue is not Queue.GHOST}
 
     def page(self, after: Digest | None, limit: int) -> list[tuple[Digest, Used]]:
         """All content, by digest: what comes next after `after`."""
@@ -188,12 +184,18 @@ class ContentQueues:
         return [Digest(f"{_ALGORITHMS[len(raw)]}:{raw.hex()}") for (raw,) in rows if _is_raw(raw)]
 
     def _find(self, digest: Digest) -> tuple[Queue, Entry] | None:
-        raw = _raw(digest)
-        rows = self._execute(f"SELECT queue, {_COLUMNS} FROM Content WHERE digest = ?", (raw,))  # noqa: S608
-        for queue, *row in rows:
-            for entry in self._entries([tuple(row)]):
-                return Queue(queue), entry
-        return None
+        return next(iter(self._found([digest])), None)
+
+    def _found(self, digests: Iterable[Digest]) -> list[tuple[Queue, Entry]]:
+        """What is known of these, ghosts too."""
+        found: list[tuple[Queue, Entry]] = []
+        wanted = iter(digests)
+        while some := [_raw(digest) for digest in islice(wanted, _TOGETHER)]:
+            marks = ", ".join("?" * len(some))
+            query = f"SELECT queue, {_COLUMNS} FROM Content WHERE digest IN ({marks})"  # noqa: S608 - question marks
+            for queue, *row in self._execute(query, tuple(some)):
+                found += [(Queue(queue), entry) for entry in self._entries([tuple(row)])]
+        return found
 
     def _entries(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
         """The rows that are as ours are; others are deleted."""

@@ -7,8 +7,9 @@ them, in either direction. diskcache's settings are in the same database, and ar
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ _SETTINGS = {
 }
 _KNOWN_SETTINGS = {*_SETTINGS, "count", "size", "hits", "misses"}
 _LOCKED_FOR = 10  # seconds to wait for a lock; we are the only writer
+_TOGETHER = 64  # keys in one statement
 _ROW_COST = 200  # bytes, roughly: the other columns and the index
 _CORRUPT, _NOT_A_DATABASE, _OTHER_SCHEMA = 11, 26, 1  # primary result codes of SQLite
 
@@ -122,6 +124,13 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
     def drop(self, key: str) -> None:
         """Delete the row, whatever is in it."""
         self._sql("DELETE FROM Cache WHERE key = ?", (key,))
+
+    def drop_all(self, keys: Iterable[str]) -> None:
+        """Delete these rows, whatever is in them."""
+        wanted = iter(keys)
+        while some := tuple(islice(wanted, _TOGETHER)):
+            marks = ", ".join("?" * len(some))
+            self._sql(f"DELETE FROM Cache WHERE key IN ({marks})", some)  # noqa: S608 - question marks
 
     def drop_row(self, rowid: int) -> None:
         """Delete the row, whatever is in it."""

@@ -29,6 +29,7 @@ class Place:
         self.directory = directory
         self.now = 1_000_000.0
         self.dropped: list[Digest] = []
+        self.changes = 0
         self.blobs = BlobStore(directory)
         self.index = Index(directory / "index")
         self.partials = Partials(directory / "partial", self.blobs)
@@ -41,9 +42,13 @@ class Place:
             self.ledger,
             PinFile(directory),
             self.metrics,
+            changed=self._changed,
             clock=lambda: self.now,
         )
         self.retention.dropped = self.dropped.append
+
+    def _changed(self) -> None:
+        self.changes += 1
 
     async def open(self) -> None:
         """As a service does."""

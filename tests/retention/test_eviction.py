@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 
 import pytest
 
@@ -176,6 +177,46 @@ async def test_from_the_high_mark_down_to_the_low_one(place: Place) -> None:
     running.cancel()
     assert 580 * KIB < place.ledger.taken <= 600 * KIB
     assert (place.ledger.used, place.ledger.objects) == await asyncio.to_thread(place.on_disk)
+
+
+async def test_steps_of_the_background(place: Place) -> None:
+    """There are rests between them, in which other things are seen to; below the high mark it still goes on."""
+    place.retention.bounds = Bounds(high=0.9, low=0.1)
+    for _ in range(76):
+        await place.blob(10 * KIB - 1)  # 12 KiB on the disk
+    place.now += LONG
+    await place.retention.write_uses()
+    counts = []
+    for _ in range(4):
+        await place.retention._make_room(time.monotonic())
+        counts.append(place.ledger.objects)
+    assert counts == [44, 12, 8, 8]
+    await place.blob(10 * KIB - 1)
+    await place.retention._make_room(time.monotonic())
+    assert place.ledger.objects == 9, "the low mark was reached, the high one is not"
+
+
+async def test_what_is_evicted_is_missed_by_nobody(place: Place) -> None:
+    """Answers of a moment ago may be given again: they are of what was just used, which stays. What a person removes is
+    gone at once.
+    """
+    descriptors = [await place.blob(100 * KIB) for _ in range(9)]
+    place.now += LONG
+    (await place.retention.reserve(500 * KIB)).release()
+    assert (len(place.dropped) > 3, place.changes) == (True, 0)
+    left = [each.digest for each in descriptors if place.has(each.digest)]
+    await place.retention.remove(left[:1])
+    assert (place.dropped[-1], place.changes) == (left[0], 1)
+
+
+async def test_what_was_used_meanwhile_stays(place: Place) -> None:
+    """What is too old by the rules may be pulled again before its turn comes."""
+    first, second = await place.blob(), await place.blob()
+    place.now += LONG
+    place.retention.used(first.digest)
+    gone = await place.retention.remove([first.digest, second.digest], "age", unused_since=place.now - 1)
+    assert [each.digest for each in gone] == [second.digest]
+    assert place.has(first.digest)
 
 
 async def test_room_for_many_at_once(place: Place) -> None:

@@ -107,9 +107,8 @@ class TestRules:
 
     async def sweep(self, place: Place, *rules: Rule) -> None:
         place.retention.bounds = Bounds(rules=rules)
-        place.retention._next_sweep = 0.0
         await place.retention.write_uses()
-        await place.retention._keep_rules()
+        await place.retention._sweep.run(rules)
 
     async def test_what_was_not_used_for_long(self, place: Place) -> None:
         """Goes with all that nothing else leads to; what it shares stays."""
