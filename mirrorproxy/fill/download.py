@@ -93,7 +93,10 @@ class Download:
         self._last: Transfer | None = None
 
     async def run(self, partials: Partials, space: Space) -> bool:
-        """Fetch, check and commit; True where the blob is in the store now. Raises nothing but a cancellation."""
+        """Fetch, check and commit; True where the blob is in the store now.
+
+        Raises nothing but a cancellation, and faults of the program: then it has ended as by a stop.
+        """
         tasks = Tasks()
         with contextlib.ExitStack() as stack:
             try:
@@ -111,7 +114,7 @@ class Download:
                 await tasks.aclose()
                 await self._end(error)
                 return False
-            except asyncio.CancelledError:
+            except BaseException:  # a cancellation, or a fault of the program
                 await tasks.aclose()
                 await self._end(stopping())
                 raise

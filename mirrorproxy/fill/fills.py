@@ -200,10 +200,11 @@ class Fills:
     def _left(self, flight: Flight) -> None:
         """The last reader left: give it up, now or after a while, if that is what the terms say."""
         if self._terms.abandoned is not None and not flight.verified and flight.digest in self._flights:
-            asyncio.get_running_loop().call_later(self._terms.abandoned, self._give_up, flight)
+            asyncio.get_running_loop().call_later(self._terms.abandoned, self._give_up, flight, flight.entered)
 
-    def _give_up(self, flight: Flight) -> None:
-        if self._flights.get(flight.digest) is flight and not flight.readers and not flight.verified:
+    def _give_up(self, flight: Flight, entered: int) -> None:
+        """Nobody has come since, when so many had `entered`."""
+        if self._flights.get(flight.digest) is flight and flight.entered == entered and not flight.verified:
             self._under_way[flight.digest].cancel()
             self._metrics.fills_abandoned.labels(flight.repository.registry).inc()
 

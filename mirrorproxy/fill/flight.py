@@ -35,6 +35,7 @@ class Flight:
         self.source = source
         self.size = size
         self.readers = 0
+        self.entered = 0  # readers, ever
         self.verified = False
         self.error: MirrorproxyError | None = None
         self.ingest: Ingest | None = None
@@ -95,6 +96,7 @@ class Flight:
     def enter(self) -> None:
         """One more reads the file."""
         self.readers += 1
+        self.entered += 1
 
     def leave(self) -> None:
         """One less does; the last one after the end closes the file."""

@@ -10,8 +10,9 @@ from mirrorproxy.fill.flight import Flight
 from mirrorproxy.fill.passage import Passage
 from mirrorproxy.names import Digest
 from mirrorproxy.registry import Outcome
+from mirrorproxy.store.files import disk_errors
 
-_READ = 256 << 10
+_MOST = 256 << 10  # bytes read at a time
 
 
 class Reader:
@@ -49,7 +50,7 @@ class Reader:
         await self._flight.wait(start)
 
     async def chunks(self, start: int, end: int | None) -> AsyncIterator[bytes]:
-        """See `Blob.chunks`: from the file, and from upstream where the disk failed."""
+        """See `Blob.chunks`: from the file, and from upstream where the disk failed, or the file cannot be read."""
         flight = self._flight
         try:
             while end is None or start < end:
@@ -57,14 +58,16 @@ class Reader:
                 ready = flight.ready(start)
                 if ready <= start:
                     return
-                size = min(_READ, ready - start, (end or ready) - start)
-                data = await asyncio.to_thread(os.pread, self.fd, size, start)
+                size = min(_MOST, ready - start, (end or ready) - start)
+                data = await asyncio.to_thread(_read, self.fd, size, start)
                 start += len(data)
                 yield data
             return
         except CacheFailed:
             pass
-        hasher, hashed = flight.ingest.hash_so_far() if flight.ingest is not None else (None, 0)
+        hasher, hashed = None, 0
+        if isinstance(flight.error, CacheFailed) and flight.ingest is not None:  # else it is being hashed still
+            hasher, hashed = flight.ingest.hash_so_far()
         passage = Passage(flight.source, flight.repository, flight.digest, flight.size, hasher=hasher, hashed=hashed)
         async with aclosing(passage):
             async for data in passage.chunks(start, end):
@@ -75,3 +78,12 @@ class Reader:
         if self._open:
             self._open = False
             self._flight.leave()
+
+
+def _read(fd: int, size: int, offset: int) -> bytes:
+    """Some of the bytes at `offset`, which are there. Blocks. Raises `CacheFailed` where they are not."""
+    with disk_errors("read a partial file"):
+        data = os.pread(fd, size, offset)
+    if not data:
+        raise CacheFailed("a partial file became shorter than it was")
+    return data

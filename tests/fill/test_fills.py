@@ -1,8 +1,10 @@
 """Fills on a scripted source: what the readers get, and what the source was asked."""
 
 import asyncio
+import json
 import os
 import random
+import threading
 from contextlib import aclosing
 from pathlib import Path
 
@@ -390,6 +392,43 @@ async def test_a_disk_that_fails_in_mid_flight_fails_no_reader(
     assert len(source.asked) == 4
     assert all(0 < start <= 2 * MIB for start in source.asked[1:]), "the rest alone is asked for again"
     assert await blobs.open(source.digest) is None
+
+
+@pytest.mark.parametrize("trouble", ["EIO", "short"])
+async def test_a_part_that_cannot_be_read_fails_no_reader(
+    fills: Fills, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """The rest comes from upstream, whether the disk fails or the file was cut off behind our back."""
+    real = os.pread
+
+    def failing(fd: int, size: int, offset: int) -> bytes:
+        if offset < MIB:
+            return real(fd, min(size, MIB - offset), offset)
+        if trouble == "EIO":
+            raise OSError(5, "Input/output error")
+        return b""
+
+    monkeypatch.setattr(os, "pread", failing)
+    source = ScriptedSource(DATA)
+    async with asyncio.timeout(5):
+        assert await pull(fills, source, len(DATA)) == DATA
+    assert source.asked == [0, MIB]
+
+
+async def test_a_fault_of_the_program_leaves_no_writer_behind(fills: Fills, tmp_path: Path) -> None:
+    """What nobody thought of ends one download like a stop: its thread and its checkpoints end, what came is kept."""
+
+    class Fault(Exception):
+        """Nobody thought of it."""
+
+    source = ScriptedSource(DATA, [Answer(cut=MIB)], otherwise=lambda: Answer(error=Fault()))
+    with pytest.raises(Overloaded):
+        await pull(fills, source, len(DATA))
+    await fills.drain(2)
+    assert not [task for task in asyncio.all_tasks() if "checkpoints" in task.get_name()]
+    assert not [thread for thread in threading.enumerate() if thread.name == f"ingest {source.digest.hex[:12]}"]
+    state = tmp_path / "cache" / "partial" / f"sha256-{source.digest.hex}" / "state"
+    assert json.loads(state.read_bytes())["spans"] == [[0, MIB]]
 
 
 async def test_partial_files_are_gone_after_the_commit(fills: Fills, tmp_path: Path) -> None:

@@ -256,3 +256,17 @@ async def test_a_client_that_comes_back_in_time_keeps_it(partials: Partials, met
     assert await read(await fills.join(line, ALPINE, line.digest, 8 * MIB)) == line.data
     assert len(line.asked) == 1
     await fills.aclose()
+
+
+async def test_lingering_begins_when_the_last_client_leaves(partials: Partials, metrics: Metrics) -> None:
+    """And not when one left before that: clients come and go."""
+    fills = Fills(partials, Unlimited(), metrics, Terms(budget=2, abandoned=0.6))
+    line = Line(data=DATA[: 8 * MIB], rate=2 * MIB)
+    for _ in range(2):
+        blob = await fills.join(line, ALPINE, line.digest, 8 * MIB)
+        await blob.aclose()
+        await asyncio.sleep(0.4)
+    assert len(fills) == 1, "0.8 s after the first one left, and 0.4 s after the other"
+    await fills.drain(1)
+    assert line.sent < 8 * MIB
+    await fills.aclose()
