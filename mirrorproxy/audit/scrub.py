@@ -88,19 +88,23 @@ class Scrub:
         state = await asyncio.to_thread(self._load)
         while True:
             self.last_ended = state.ended or None
-            self._tidied(await self._quarantine.tidy())
-            now = self._clock()
-            if not self.every or (state.ended is not None and 0 <= now - state.begun < self.every):
-                left = self.every - (now - state.begun) if self.every else self._look_every
-                await self._pause(min(self._look_every, left))
-                continue
-            if state.ended is not None:
-                state = _Pass(now)
             try:
-                await self._work(state)
+                await self._turn(state)
             except CacheFailed as error:
                 log.error("the scrub rests for %.0f minutes: %s", _REST / 60, error)
                 await asyncio.sleep(_REST)
+
+    async def _turn(self, state: _Pass) -> None:
+        """Go on with a pass, or begin one, or wait for a while where none is due. Raises `CacheFailed`."""
+        self._tidied(await self._quarantine.tidy())
+        now = self._clock()
+        if not self.every or (state.ended is not None and 0 <= now - state.begun < self.every):
+            left = self.every - (now - state.begun) if self.every else self._look_every
+            await self._pause(min(self._look_every, left))
+            return
+        if state.ended is not None:
+            state.begun, state.after, state.ended = now, None, None
+        await self._work(state)
 
     def suspect(self, digest: Digest) -> None:
         """Look at this content soon: a reader could not read it."""

@@ -283,8 +283,7 @@ class Index:
         try:
             if found:
                 with failures(opening=True):
-                    self._connected = connect(self._directory)
-                    self._learn()
+                    self._connect()
                 return
         except BrokenDatabaseError as error:
             log.error("the index cannot be used, a new one is made: %s", error)
@@ -298,16 +297,20 @@ class Index:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         try:
             with failures():
-                self._connected = connect(self._directory)
-                self._learn()
+                self._connect()
         except BrokenDatabaseError as error:
-            self._close()
             raise CacheFailed("the index cannot be made anew") from error
 
-    def _learn(self) -> None:
-        self._queues = ContentQueues(self._rows)
-        self.rebuild_needed = self._get(_REBUILT, bytes) is None
-        self._listed = self._rows.volume_of(records.LISTINGS)
+    def _connect(self) -> None:
+        """Open the database and see what is in it; where a step fails nothing is open."""
+        try:
+            self._connected = connect(self._directory)
+            self._queues = ContentQueues(self._rows)
+            self.rebuild_needed = self._get(_REBUILT, bytes) is None
+            self._listed = self._rows.volume_of(records.LISTINGS)
+        except BaseException:
+            self._close()
+            raise
 
     def _close(self) -> None:
         rows, self._connected = self._connected, None

@@ -154,8 +154,12 @@ class LayoutWriter:
             await self._wake.wait()
             with suppress(TimeoutError):
                 await within(self._pause, self._stop.wait())
-            if self._dirty and not self._index.rebuild_needed:
-                await self._write()
+            await self._write_if_needed()
+        await self._write_if_needed()  # what came while it was writing
+
+    async def _write_if_needed(self) -> None:
+        if self._dirty and not self._index.rebuild_needed:
+            await self._write()
 
     async def _write(self) -> None:
         self._dirty = False

@@ -12,7 +12,7 @@ from mirrorproxy.names import Digest
 from mirrorproxy.store import eviction, records
 from mirrorproxy.store.eviction import Entry, Queue
 from mirrorproxy.store.records import Used
-from mirrorproxy.store.rows import Rows
+from mirrorproxy.store.rows import BrokenDatabaseError, Rows
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS Content (
@@ -36,6 +36,8 @@ END
 _COLUMNS = "digest, blocks, last, uses, place"
 _STATE = 0  # no queue: its row in Taken says that the account is complete, and was left so
 _TOGETHER = 64  # digests in one question
+_NO_PLACE = 1 << 62
+_HERE = f"queue IN ({Queue.SMALL:d}, {Queue.MAIN:d})"  # and is no ghost
 _ALGORITHMS = {32: "sha256", 64: "sha512"}
 
 
@@ -43,7 +45,7 @@ class ContentQueues:
     """The table: the `Queues` of an eviction, and what else is asked of it. In the index's thread, in a transaction."""
 
     def __init__(self, rows: Rows) -> None:
-        """Raises `sqlite3.Error` where there is another table of this name."""
+        """Raises `sqlite3.Error` where there is another table of this name, `BrokenDatabaseError` for forged places."""
         self._rows = rows
         for statement in _statements(_SCHEMA):
             rows._sql(statement)  # noqa: SLF001 - as in `Rows`
@@ -162,8 +164,8 @@ class ContentQueues:
     def absent(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those of them that are not known to be here. Of 500 at most, for which it is one question."""
         marks = ", ".join("?" * len(digests))
-        query = f"SELECT digest FROM Content WHERE queue <> ? AND digest IN ({marks})"  # noqa: S608 - question marks
-        known = {raw for (raw,) in self._execute(query, (Queue.GHOST, *map(_raw, digests)))}
+        query = f"SELECT digest FROM Content WHERE {_HERE} AND digest IN ({marks})"  # noqa: S608 - question marks
+        known = {raw for (raw,) in self._execute(query, tuple(map(_raw, digests)))}
         return [digest for digest in digests if _raw(digest) not in known]
 
     def used_of(self, digests: Iterable[Digest]) -> dict[Digest, Used]:
@@ -173,14 +175,14 @@ class ContentQueues:
 
     def page(self, after: Digest | None, limit: int) -> list[tuple[Digest, Used]]:
         """All content, by digest: what comes next after `after`."""
-        query = f"SELECT {_COLUMNS} FROM Content WHERE digest > ? AND queue <> ? ORDER BY digest LIMIT ?"  # noqa: S608
-        rows = self._execute(query, (b"" if after is None else _raw(after), Queue.GHOST, limit))
+        query = f"SELECT {_COLUMNS} FROM Content WHERE digest > ? AND {_HERE} ORDER BY digest LIMIT ?"  # noqa: S608
+        rows = self._execute(query, (b"" if after is None else _raw(after), limit))
         return [(entry.digest, Used(entry.last, entry.blocks)) for entry in self._entries(rows)]
 
     def names(self, after: Digest | None, limit: int) -> list[Digest]:
         """The digests of a `page`."""
-        query = "SELECT digest FROM Content WHERE digest > ? AND queue <> ? ORDER BY digest LIMIT ?"
-        rows = self._execute(query, (b"" if after is None else _raw(after), Queue.GHOST, limit))
+        query = f"SELECT digest FROM Content WHERE digest > ? AND {_HERE} ORDER BY digest LIMIT ?"  # noqa: S608
+        rows = self._execute(query, (b"" if after is None else _raw(after), limit))
         return [Digest(f"{_ALGORITHMS[len(raw)]}:{raw.hex()}") for (raw,) in rows if _is_raw(raw)]
 
     def _find(self, digest: Digest) -> tuple[Queue, Entry] | None:
@@ -194,6 +196,9 @@ class ContentQueues:
             marks = ", ".join("?" * len(some))
             query = f"SELECT queue, {_COLUMNS} FROM Content WHERE digest IN ({marks})"  # noqa: S608 - question marks
             for queue, *row in self._execute(query, tuple(some)):
+                if queue not in tuple(Queue):
+                    self._delete(row[0])
+                    continue
                 found += [(Queue(queue), entry) for entry in self._entries([tuple(row)])]
         return found
 
@@ -210,7 +215,11 @@ class ContentQueues:
 
     def _newest(self, queue: Queue) -> int:
         ((place,),) = self._execute("SELECT MAX(place) FROM Content WHERE queue = ?", (queue,))
-        return place if isinstance(place, int) else 0
+        if place is None:
+            return 0
+        if not isinstance(place, int) or place >= _NO_PLACE:
+            raise BrokenDatabaseError("there is content at a place that nothing can come after")
+        return place
 
 
 def _raw(digest: Digest) -> bytes:

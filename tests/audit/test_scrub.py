@@ -15,6 +15,7 @@ import pytest_asyncio
 from mirrorproxy.audit import Checker, Quarantine, Scrub
 from mirrorproxy.audit import checker as checker_module
 from mirrorproxy.audit import scrub as module
+from mirrorproxy.errors import CacheFailed
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest
 from mirrorproxy.store.blobs import BlobStore
@@ -133,6 +134,29 @@ async def bench(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     yield bench
     await bench.checker.aclose()
     await bench.blobs.aclose()
+
+
+class TestSuspects:
+    """What a reader could not read is looked at soon."""
+
+    async def test_a_disk_that_takes_nothing_does_not_end_the_scrub(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It cannot be put into quarantine where the file system has become read-only; another time it can."""
+        monkeypatch.setattr(module, "_REST", 0.01)
+        (digest,) = await bench.put(1)
+        bench.damage(digest)
+        condemn = bench.blobs.condemn
+
+        async def failing(*_: object) -> bool:
+            monkeypatch.setattr(bench.blobs, "condemn", condemn)
+            raise CacheFailed("cannot remove cached content: Read-only file system")
+
+        monkeypatch.setattr(bench.blobs, "condemn", failing)
+        bench.scrub.suspect(digest)
+        await bench.until(lambda: "rests" in caplog.text)
+        bench.scrub.suspect(digest)
+        await bench.until(lambda: bench.refetched == [digest])
 
 
 class TestWhen:

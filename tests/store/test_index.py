@@ -405,6 +405,32 @@ class TestDatabase:
         assert index.rebuild_needed
         await index.aclose()
 
+    @pytest.mark.parametrize("new", [True, False])
+    async def test_one_that_fails_as_it_is_opened_is_tried_again(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, new: bool
+    ) -> None:
+        """A disk that is full after the first page, say: no half of it is used."""
+        index = Index(directory / "index")
+        if not new:
+            await index.open()
+            await index.rebuilt()
+            await index.aclose()
+            index = Index(directory / "index")
+        real = ContentQueues.__init__
+
+        def full(*_: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(ContentQueues, "__init__", full)
+        with pytest.raises(CacheFailed, match="full"):
+            await index.open()
+        assert not index.is_open
+        monkeypatch.setattr(ContentQueues, "__init__", real)
+        monkeypatch.setattr(index_module, "_TRY_AGAIN", 0.0)
+        assert await index.used_of([ONE]) == {}
+        assert index.rebuild_needed is new
+        await index.aclose()
+
     async def test_after_the_end(self, index: Index) -> None:
         """A closed index says so, and may be closed again."""
         await index.aclose()

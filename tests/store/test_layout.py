@@ -6,7 +6,8 @@ import logging
 import shutil
 import stat
 import subprocess
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.layout import Entry, LayoutWriter, cached, read, rebuild, write
 from mirrorproxy.store.records import Fact, TagRecord
+from mirrorproxy.tasks import Tasks
 
 ALPINE = repository("docker.io", "alpine")
 LOCAL = repository("localhost:5000", "a")
@@ -430,6 +432,32 @@ class TestLayoutWriter:
             await writer.aclose()
         assert [entry.reference for entry in await asyncio.to_thread(lambda: list(read(cache.directory)))] == ["last"]
         assert repr(writer).startswith("<LayoutWriter done")
+
+    async def test_writes_at_the_end_what_came_while_it_was_writing(
+        self, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The end may come before that write has."""
+        await cache.index.rebuilt()
+        one, _ = await cache.image(ALPINE, "one")
+        started, go_on = threading.Event(), threading.Event()
+
+        def slow(directory: Path, entries: Iterable[Entry]) -> None:
+            found = list(entries)
+            started.set()
+            go_on.wait(5)
+            write(directory, found)
+
+        monkeypatch.setattr("mirrorproxy.store.layout.write", slow)
+        writer = LayoutWriter(cache.directory, cache.index, cache.blobs, pause=0.001)
+        writer.start()
+        await asyncio.to_thread(started.wait, 5)
+        await cache.tag(ALPINE, "last", one)
+        writer.changed()
+        ending = Tasks().start(writer.aclose(), name="end")
+        await asyncio.sleep(0)
+        go_on.set()
+        await ending
+        assert [entry.reference for entry in await asyncio.to_thread(lambda: list(read(cache.directory)))] == ["last"]
 
     async def test_does_not_overwrite_what_has_to_be_rebuilt(self, cache: Cache) -> None:
         """Also not at the end: the next start needs it."""

@@ -177,7 +177,10 @@ def test_long_digests_too(queues: ContentQueues) -> None:
     assert queues.page(LONG, 10) == []
 
 
-@pytest.mark.parametrize("column", ["blocks = -1", "blocks = 'many'", "last = 'now'", "uses = x'00'", "digest = 'abc'"])
+@pytest.mark.parametrize(
+    "column",
+    ["blocks = -1", "blocks = 'many'", "last = 'now'", "uses = x'00'", "digest = 'abc'", "queue = 7", "queue = 'no'"],
+)
 def test_rows_that_are_not_ours_are_not_there(queues: ContentQueues, rows: Rows, column: str) -> None:
     """They are deleted, and the next ones are found."""
     queues.enter(dict.fromkeys(DIGESTS[:2], used(10)))
@@ -188,6 +191,25 @@ def test_rows_that_are_not_ours_are_not_there(queues: ContentQueues, rows: Rows,
     assert queues.choose(100, 10)[0][-1].digest == other
     assert queues.absent(DIGESTS[:2]) == [first]
     assert queues.recount() == (10, 1)
+    assert first not in queues.used_of(DIGESTS[:2])
+    assert queues.touch({first: 5.0}) == [first]
+    assert queues.enter({first: used(10)}) == (10, 1), "and what is there can be put in again"
+
+
+async def test_places_that_leave_none_for_others_are_no_index(directory: Path) -> None:
+    """A number that nothing comes after would fail whatever is put in."""
+    index = Index(directory / "index")
+    await index.open()
+    await index.content(ContentQueues.enter, {DIGESTS[0]: used(10)})
+    await index.aclose()
+    with sqlite3.connect(directory / "index" / DATABASE) as database:
+        database.execute("UPDATE Content SET place = 9223372036854775807")
+    database.close()
+    index = Index(directory / "index")
+    await index.open()
+    assert await index.content(ContentQueues.enter, {DIGESTS[1]: used(10)}) == (10, 1)
+    assert index.is_new
+    await index.aclose()
 
 
 def test_sums_that_were_forged_are_made_right(queues: ContentQueues, rows: Rows) -> None:
