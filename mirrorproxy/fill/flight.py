@@ -3,6 +3,7 @@
 import asyncio
 import copy
 from collections.abc import Callable, Collection
+from itertools import count
 
 from mirrorproxy.errors import CacheFailed, MirrorproxyError, Overloaded
 from mirrorproxy.fill.passage import HELD
@@ -10,6 +11,7 @@ from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Source
 from mirrorproxy.store.ingest import Ingest
 
+_NUMBERS = count(1)
 _PATIENCE = 15.0  # seconds: half of what containerd waits for headers
 
 
@@ -17,7 +19,7 @@ class Flight:
     """One download and its readers. It ends `verified`, or with `error`.
 
     `size` is what clients were told, or will be: a manifest's word, else the first answer's. `start` is where the first
-    reader will begin. `left` is called when the last reader leaves.
+    reader will begin. `left` is called when the last reader leaves. No two have the same `number`.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Flight:
         start: int = 0,
         left: Callable[["Flight"], None] = lambda _: None,
     ) -> None:
+        self.number = next(_NUMBERS)
         self.digest = digest
         self.repository = repository
         self.source = source

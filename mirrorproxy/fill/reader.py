@@ -32,6 +32,11 @@ class Reader:
         return self._flight.digest
 
     @property
+    def download(self) -> int:
+        """The number of the download: all readers with the same one read the same file."""
+        return self._flight.number
+
+    @property
     def size(self) -> int | None:
         """What is known of it now."""
         return self._flight.size

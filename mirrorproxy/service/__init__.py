@@ -1,6 +1,6 @@
 """The composition root: from settings to a running service, and its way through start, reload and stop."""
 
-from mirrorproxy.service.inherited import address_of, take_over
+from mirrorproxy.listening.inherited import address_of, take_over
 from mirrorproxy.service.run import serve
 
 __all__ = ["address_of", "serve", "take_over"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from mirrorproxy import tracing
 from mirrorproxy.config import ConfigError, Loaded
 from mirrorproxy.errors import CacheFailed
-from mirrorproxy.service.logs import set_up
+from mirrorproxy.logs import set_up
 from mirrorproxy.service.notify import Notifier
 from mirrorproxy.service.service import Service
 from mirrorproxy.tasks import Tasks
@@ -27,7 +27,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[sock
     A second SIGTERM or SIGINT ends the grace time of running transfers. Listens on the sockets that are `inherited`,
     where there are any, and on `server.listen` else.
     """
-    set_up(loaded.settings.log)
+    set_up(loaded.settings.log.level, loaded.settings.log.format)
     notifier = Notifier.from_environment(os.environ)
     try:
         asyncio.run(_serve(loaded, reload, inherited, notifier))
@@ -44,8 +44,6 @@ async def _serve(
 ) -> None:
     for warning in loaded.warnings:
         log.warning("%s", warning)
-    if loaded.settings.server.workers != 1:
-        log.info("server.workers is %s; one process serves", loaded.settings.server.workers)
     tracing.set_up(os.environ)
     service = Service(loaded.settings, inherited)
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()

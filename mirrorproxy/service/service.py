@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 
 from mirrorproxy import __version__
@@ -13,26 +13,30 @@ from mirrorproxy.audit import Checker, Quarantine, Refetch, Scrub
 from mirrorproxy.config import Settings, changes
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.fill import Fills
+from mirrorproxy.listening.certificate import Certificate, Files
+from mirrorproxy.listening.listening import Clients, Listening, raise_file_limit
+from mirrorproxy.logs import set_up, wants_json
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.service.catalog import CachedCatalog
 from mirrorproxy.service.contents import Contents
-from mirrorproxy.service.listening import Listening, raise_file_limit
-from mirrorproxy.service.logs import set_up, wants_json
+from mirrorproxy.service.sockets import Sockets
 from mirrorproxy.service.stack import Stacks, terms
-from mirrorproxy.service.tls import Certificate
 from mirrorproxy.store.directory import warn_of_network
 from mirrorproxy.tasks import Tasks
 from mirrorproxy.web.access import AccessLog
 from mirrorproxy.web.admin import AdminServer
-from mirrorproxy.web.app import App
-from mirrorproxy.web.probes import Probes, State
+from mirrorproxy.web.app import LAST_REQUESTS, App
+from mirrorproxy.web.probes import OwnPages, Probes, State
 from mirrorproxy.web.routes import Names
+from mirrorproxy.workers.hub import Hub
+from mirrorproxy.workers.pool import Workers, processes
+from mirrorproxy.workers.totals import Totals
+from mirrorproxy.workers.words import Orders
 
 log = logging.getLogger(__name__)
 
 _PAGES = 64  # connections for health pages and metrics, where these have an address of their own
 _LOOK_EVERY = 5.0  # seconds
-_LAST_REQUESTS = 0.2  # seconds: who was let in at the last moment has yet to ask
 _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the log
 
 
@@ -47,6 +51,8 @@ class Service:
         self._tasks = Tasks()
         self._rebuilding = False
         self._probes = Probes(self._troubles)
+        self._listening: Listening | None = None  # where clients are answered here,
+        self._workers: Workers | None = None  # and in processes of their own
 
     async def start(self) -> None:
         """Make the parts and listen. Dials nobody. Raises `CacheFailed` or `OSError` where that cannot be."""
@@ -81,37 +87,38 @@ class Service:
         )
         self._contents.shelf.suspect = self._scrub.suspect
 
-        self._access = AccessLog(sys.stdout, human=not wants_json(settings.log, sys.stdout))
+        self._access = AccessLog(sys.stdout, human=not wants_json(settings.log.format, sys.stdout))
         self._parts.push_async_callback(self._access.aclose)
         self._access.enabled = settings.log.access
+        catalog = CachedCatalog(self._contents.index, self._names)
+        totals = Totals(metrics)
+        pages = OwnPages(self._probes, totals, self._count)
         self._app = App(
             self._stacks.registry,
-            CachedCatalog(self._contents.index, self._names),
+            catalog,
             self._names,
             metrics,
             self._access,
             self._probes,
             settings.server.write_timeout,
             most.requests,
+            pages=pages,
             shows_metrics=not settings.server.metrics_listen,
         )
         self._parts.push_async_callback(self._app.aclose)
-        self._contents.changed = self._app.forget
-        self._certificate = None if settings.server.tls is None else Certificate(settings.server.tls)
+        self._contents.changed = self._forget
+        self._certificate = _certificate(settings)
         self._observe(metrics)
 
-        self._listening = Listening(self._app.server(), self._certificate, most.connections, "server.listen, --listen")
         self._parts.push_async_callback(self._app.drained, _FAREWELL)
-        self._parts.push_async_callback(self._listening.aclose)
         # Answers while draining, too: that is when one looks.
-        pages = Listening(self._app.page_server(), None, _PAGES, "server.metrics_listen")
-        self._parts.push_async_callback(pages.aclose)
-        await pages.start(settings.server.metrics_listen)
-        if self._inherited:
-            log.info("%s: handed over to this process; server.listen is not used", self._addresses)
-        await self._listening.start(settings.server.listen, self._inherited)
-        self._addresses = ", ".join(self._listening.addresses)
+        watched = await Sockets.open(settings.server.metrics_listen, "server.metrics_listen")
+        self._parts.callback(watched.close)
+        page_server = Listening(self._app.page_server(), None, _PAGES)
+        self._parts.push_async_callback(page_server.aclose)
+        await page_server.start(watched.sets[0])
         await self._listen_to_commands()
+        await self._listen(most, lambda: Hub(self._stacks.registry, catalog, pages), totals)
 
         self._parts.push_async_callback(self._tasks.aclose)
         self._tasks.start(self._retention.run(), name="retention")
@@ -122,7 +129,28 @@ class Service:
         self._probes.state = State.READY
         log.info("mirrorproxy %s %s", __version__, self.status)
         if settings.server.metrics_listen:
-            log.info("metrics and health pages are on %s", ", ".join(pages.addresses))
+            log.info("metrics and health pages are on %s", ", ".join(watched.addresses))
+
+    async def _listen(self, most: Clients, hub: Callable[[], Hub], totals: Totals) -> None:
+        """Let clients in: here, or in processes of their own where there shall be several."""
+        count = processes(self._settings.server.workers)
+        if self._inherited:
+            log.info("%s: handed over to this process; server.listen is not used", self._addresses)
+            self._sockets = Sockets.inherited(self._inherited, count)
+        else:
+            self._sockets = await Sockets.open(self._settings.server.listen, "server.listen, --listen", count)
+        self._parts.callback(self._sockets.close)
+        self._addresses = ", ".join(self._sockets.addresses)
+        if count == 1:
+            self._listening = Listening(self._app.server(), self._certificate, most.connections)
+            self._parts.push_async_callback(self._listening.aclose)
+            await self._listening.start(self._sockets.sets[0])
+            return
+        self._workers = Workers(
+            self._sockets.sets, hub, totals, _orders(self._settings), list(self._settings.upstreams)
+        )
+        self._parts.push_async_callback(self._workers.aclose)
+        await self._workers.start()
 
     @property
     def status(self) -> str:
@@ -139,7 +167,7 @@ class Service:
         found = changes(self._settings, settings)
         if found.needs_restart:
             log.warning("these changes wait for a restart: %s", ", ".join(found.needs_restart))
-        set_up(settings.log)
+        set_up(settings.log.level, settings.log.format)
         self._stacks.use(settings.upstreams)
         self._fills.use(terms(settings))
         self._contents.use(settings)
@@ -148,24 +176,44 @@ class Service:
         self._app.allow(settings.server.write_timeout)
         self._access.enabled = settings.log.access
         if self._certificate is not None and settings.server.tls is not None:
-            self._certificate.use(settings.server.tls)
+            self._certificate.use(Files(settings.server.tls.cert, settings.server.tls.key))
+        if self._workers is not None:
+            self._workers.use(_orders(settings))
         self._settings = settings
         log.info("loaded anew: %s", ", ".join(found.reloaded) or "nothing changed")
 
     async def stop(self) -> None:
         """Drain: not ready, no new connections, running transfers get `server.grace` seconds."""
         self._probes.state = State.DRAINING
-        log.info("stopping; %d requests get %.0f s to end", self._app.inflight, self._settings.server.grace)
-        await self._listening.close()
-        await asyncio.sleep(_LAST_REQUESTS)
-        await self._app.drained(self._settings.server.grace)
+        grace = self._settings.server.grace
+        log.info("stopping; %d requests get %.0f s to end", self._inflight, grace)
+        if self._listening is not None:
+            await self._listening.close()
+            await asyncio.sleep(LAST_REQUESTS)
+        self._sockets.close()
+        if self._workers is not None:
+            await self._workers.drain(grace)
+        await self._app.drained(grace)
 
     async def aclose(self) -> None:
         """End everything. Downloads keep what they have."""
         await self._parts.aclose()
 
     def _names(self) -> Names:
-        return Names(self._settings.default_registry, frozenset(self._settings.upstreams))
+        return _names(self._settings)
+
+    @property
+    def _inflight(self) -> int:
+        return self._app.inflight + (0 if self._workers is None else len(self._workers))
+
+    def _forget(self) -> None:
+        self._app.forget()
+        if self._workers is not None:
+            self._workers.forget()
+
+    async def _count(self) -> None:
+        if self._workers is not None:
+            await self._workers.count()
 
     async def _listen_to_commands(self) -> None:
         admin = AdminServer(self._contents.desk(lambda: self._settings, self._stacks.refresh))
@@ -219,7 +267,7 @@ class Service:
             if self._contents.index.rebuild_needed and not self._rebuilding:
                 self._rebuilding = True
                 self._tasks.start(self._rebuild(), name="rebuild of the index")
-            if not self._app.inflight and not len(self._fills):
+            if not self._inflight and not len(self._fills):
                 await self._stacks.retire()
             await asyncio.sleep(_LOOK_EVERY)
 
@@ -228,3 +276,25 @@ class Service:
             await self._contents.rebuild()
         finally:
             self._rebuilding = False
+
+
+def _names(settings: Settings) -> Names:
+    return Names(settings.default_registry, frozenset(settings.upstreams))
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    tls = settings.server.tls
+    return None if tls is None else Certificate(Files(tls.cert, tls.key))
+
+
+def _orders(settings: Settings) -> Orders:
+    tls = settings.server.tls
+    return Orders(
+        _names(settings),
+        None if tls is None else Files(tls.cert, tls.key),
+        settings.server.write_timeout,
+        settings.log.level,
+        settings.log.format,
+        settings.log.access,
+        shows_metrics=not settings.server.metrics_listen,
+    )

@@ -10,6 +10,7 @@ import queue
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from itertools import count
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple, TextIO
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 _BATCH = 256  # lines; to wake the thread costs as much as ten of them
 _INTERVAL = 0.2  # seconds that a line waits for others
 _BATCHES = 64  # that wait for the thread; about 6 MB of lines
+_ATOMIC = 4096  # bytes that a pipe takes in one piece: pipe(7), PIPE_BUF
 _FAREWELL = 5.0  # seconds given to the last batches at the end
 _PATH_LIMIT = 512
 _AGENT_LIMIT = 200
@@ -67,11 +69,15 @@ class RequestIds:
 
 
 class AccessLog:
-    """Writes entries to `stream`, as JSON or, where people look at them, as text. `aclose` writes what is left."""
+    """Writes entries to `stream`, as JSON or, where people look at them, as text. `aclose` writes what is left.
 
-    def __init__(self, stream: TextIO, *, human: bool = False) -> None:
+    `shared`: other processes write there too, so that a write must not be so long that it is torn apart.
+    """
+
+    def __init__(self, stream: TextIO, *, human: bool = False, shared: bool = False) -> None:
         self.enabled = True
         self._stream = stream
+        self._shared = shared
         self._line, self._note = (_human_line, _human_note) if human else (_json_line, _json_note)
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -124,8 +130,9 @@ class AccessLog:
         failing = False
         while (lines := self._batches.get()) is not None:
             try:
-                self._stream.write("".join(lines))
-                self._stream.flush()
+                for text in _pieces(lines) if self._shared else ("".join(lines),):
+                    self._stream.write(text)
+                    self._stream.flush()
                 failing = False
             except (OSError, ValueError) as error:  # ValueError: the stream was closed
                 if not failing:
@@ -138,6 +145,17 @@ class AccessLog:
         except queue.Full:
             return
         self._thread.join(_FAREWELL)
+
+
+def _pieces(lines: list[str]) -> Iterator[str]:
+    """The lines, as many at a time as are written in one piece. They are ASCII."""
+    piece = ""
+    for line in lines:
+        if piece and len(piece) + len(line) > _ATOMIC:
+            yield piece
+            piece = ""
+        piece += line
+    yield piece
 
 
 def _text(text: str) -> str:

@@ -18,13 +18,16 @@ from mirrorproxy.web.access import AccessLog, RequestIds
 from mirrorproxy.web.again import Again
 from mirrorproxy.web.books import Books
 from mirrorproxy.web.client import ClientGone
-from mirrorproxy.web.probes import Probes, State, exposition
+from mirrorproxy.web.probes import TEXT, OwnPages, Pages, Probes, State
 from mirrorproxy.web.routes import Names, Page, PageRoute, Push, Route
 from mirrorproxy.web.server import Server
 from mirrorproxy.web.stream import CLOSED, KEPT, Delivery, Reply
 from mirrorproxy.web.v2 import INDEX, V2, Catalog
 
 log = logging.getLogger(__name__)
+
+LAST_REQUESTS = 0.2
+"""Seconds between the last connection and the last request: who was let in at the last moment has yet to ask."""
 
 _PAGES = frozenset(page.value for page in Page)
 
@@ -37,9 +40,9 @@ class App:
     """Everything that is answered over HTTP.
 
     `names` gives the configured registries at each request, so that a reload counts at once. `inflight` is the number
-    of requests being answered; beyond `limit` of them the answer is 503, but for health pages and metrics.
-    `shows_metrics`: clients may see them, since there is no `page_server` for those who watch. Closed by `aclose`,
-    after the servers.
+    of requests being answered; beyond `limit` of them the answer is 503, but for health pages and metrics. `pages` says
+    what is on these, where it is not this process alone. `shows_metrics`: clients may see them, since there is no
+    `page_server` for those who watch. Closed by `aclose`, after the servers.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class App:
         write_timeout: float = 60.0,
         limit: int = 10_000,
         *,
+        pages: Pages | None = None,
         shows_metrics: bool = True,
     ) -> None:
         self.inflight = 0
@@ -64,8 +68,9 @@ class App:
         self._metrics = metrics
         self._books = Books(metrics, access)
         self._probes = probes
-        self._pages = ThreadPoolExecutor(_DISK_READERS, thread_name_prefix="cold pages")
-        self._delivery = Delivery(write_timeout, self._pages)
+        self._pages = OwnPages(probes, metrics.collectors) if pages is None else pages
+        self._readers = ThreadPoolExecutor(_DISK_READERS, thread_name_prefix="cold pages")
+        self._delivery = Delivery(write_timeout, self._readers)
         self._ids = RequestIds()
         self._again = Again(self._books, self._ids, probes)
         self._parse = lru_cache(_REMEMBERED)(_parse)
@@ -97,7 +102,7 @@ class App:
 
     async def aclose(self) -> None:
         """Let the threads go."""
-        self._pages.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request: whole, or broken off if it could not be. Raises nothing but a cancellation."""
@@ -187,17 +192,16 @@ class App:
             pass  # the books tell
 
     async def _page(self, reply: Reply, route: PageRoute) -> None:
-        status, content_type, body = 200, "text/plain; charset=utf-8", INDEX
+        status, content_type, body = 200, TEXT, INDEX
         match route.page:
             case Page.LIVEZ | Page.HEALTHZ:
-                body = b"ok\n"
+                status, content_type, body = await self._pages.live()
             case Page.READYZ:
                 verbose = any(part.partition("=")[0] == "verbose" for part in route.query.split("&"))
-                status, text = self._probes.readyz(verbose=verbose)
-                body = text.encode()
+                status, content_type, body = await self._pages.ready(verbose=verbose)
             case Page.METRICS:
                 accept = ",".join(reply.request.headers.getall("Accept", ()))
-                content_type, body = await exposition(self._metrics.collectors, accept)
+                status, content_type, body = await self._pages.metrics(accept)
             case Page.INDEX:
                 pass
         await reply.send(status, {"Content-Type": content_type, "Cache-Control": "no-store"}, body)

@@ -6,8 +6,6 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-from mirrorproxy.config import LogSettings
-
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -24,19 +22,21 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def wants_json(settings: LogSettings, stream: TextIO) -> bool:
-    """Is `stream` to get JSON? `auto` is text on a terminal, JSON anywhere else."""
-    return settings.format == "json" or (settings.format == "auto" and not stream.isatty())
+def wants_json(form: str, stream: TextIO) -> bool:
+    """Is `stream` to get JSON? `form` is `json`, `text`, or `auto`: text on a terminal, JSON anywhere else."""
+    return form == "json" or (form == "auto" and not stream.isatty())
 
 
-def set_up(settings: LogSettings) -> None:
-    """Log to standard error as the settings say, from now on. May be called again."""
+def set_up(level: str, form: str) -> None:
+    """Log to standard error from now on, what is of this level or above (`debug` to `error`), in this form (see
+    `wants_json`). May be called again.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    if wants_json(settings, sys.stderr):
+    if wants_json(form, sys.stderr):
         handler.setFormatter(_JsonLines())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # libraries say what is wrong, and no more
-    logging.getLogger("mirrorproxy").setLevel(_LEVELS[settings.level])
+    logging.getLogger("mirrorproxy").setLevel(_LEVELS[level])

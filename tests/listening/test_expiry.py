@@ -9,7 +9,7 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorproxy.service.expiry import expiry
+from mirrorproxy.listening.expiry import expiry
 
 CA = trustme.CA()
 ENDS = [datetime(year, 2, 28, 23, 59, 58, tzinfo=UTC) for year in (2024, 2049, 2050, 9999)]

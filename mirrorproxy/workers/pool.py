@@ -1,0 +1,209 @@
+"""The workers, as the core has them: started, told, asked, started anew when they die, and ended."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+
+from mirrorproxy.errors import MirrorproxyError
+from mirrorproxy.tasks import Tasks, within
+from mirrorproxy.workers.hub import Hub
+from mirrorproxy.workers.line import Line
+from mirrorproxy.workers.totals import Samples, Totals
+from mirrorproxy.workers.words import Arguments, Orders
+
+log = logging.getLogger(__name__)
+
+_START = 30.0  # seconds for a worker to listen: on a busy machine the imports alone take some
+_END = 5.0  # seconds for it to end, when its line has
+_TELL = 1.0  # seconds that a scrape waits for what workers counted
+_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before one is started anew that died soon after its start
+_SOON = 10.0  # seconds
+
+
+class _Worker:
+    """One process, from its start to its end."""
+
+    def __init__(self, process: asyncio.subprocess.Process, end: socket.socket, hub: Hub, pool: "Workers") -> None:
+        self.process = process
+        self.began = monotonic()
+        self.line = Line(end, hub.answer, self._told, lambda: None)
+        self._hub = hub
+        self._pool = pool
+        self._closing = Tasks()
+
+    def __len__(self) -> int:
+        return len(self._hub) + len(self.line)
+
+    def _told(self, name: str, arguments: Arguments) -> None:
+        if name == "close":
+            self._closing.start(self._hub.close(*arguments), name="a blob is closed")
+        elif name == "samples":
+            self._pool.totals.add(self.process.pid, *arguments)
+
+    async def samples(self) -> None:
+        """Have it tell what it counted."""
+        with suppress(TimeoutError, MirrorproxyError):
+            answer: Samples = (await within(_TELL, self.line.call("samples"))).value
+            self._pool.totals.add(self.process.pid, answer)
+
+    async def aclose(self) -> None:
+        """Close what it reads, and see that it ends."""
+        await self.line.aclose()
+        await self._closing.ended()
+        await self._hub.aclose()
+        try:
+            await within(_END, self.process.wait())
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+        self._pool.totals.left(self.process.pid)
+
+
+class Workers:
+    """As many workers as there are sets of listening `sockets`, which stay the caller's.
+
+    A worker's socket stays open here too: who connects while it is started anew waits in the kernel's queue. `hub`
+    makes what answers one of them, `orders` is what they serve by.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[Sequence[socket.socket]],
+        hub: Callable[[], Hub],
+        totals: Totals,
+        orders: Orders,
+        registries: Sequence[str],
+    ) -> None:
+        self.totals = totals
+        self._sockets = sockets
+        self._hub = hub
+        self._orders = orders
+        self._registries = registries
+        self._workers: dict[int, _Worker] = {}
+        self._tasks = Tasks()
+        self._stopping = False
+
+    def __len__(self) -> int:
+        """What they ask at the moment, and what they read."""
+        return sum(map(len, self._workers.values()))
+
+    async def start(self) -> None:
+        """Return when all listen. Raises `OSError` where one cannot."""
+        started = await asyncio.gather(*map(self._start, range(len(self._sockets))), return_exceptions=True)
+        for place, worker in enumerate(started):
+            if isinstance(worker, _Worker):
+                self._tasks.start(self._keep(place, worker), name=f"worker {place + 1}")
+        for worker in started:
+            if isinstance(worker, BaseException):
+                raise worker
+
+    def use(self, orders: Orders) -> None:
+        """Serve by these from now on."""
+        self._orders = orders
+        self._tell("use", orders)
+
+    def forget(self) -> None:
+        """What is cached has changed."""
+        self._tell("forget")
+
+    async def count(self) -> None:
+        """Have all of them tell what they counted."""
+        await asyncio.gather(*(worker.samples() for worker in list(self._workers.values())))
+
+    async def drain(self, grace: float) -> None:
+        """No new connections; return when they have ended, which they do after `grace` seconds at most."""
+        self._stopping = True
+        self._tell("drain", grace)
+        await self._tasks.ended()
+
+    async def aclose(self) -> None:
+        """End them at once."""
+        self._stopping = True
+        await self._tasks.aclose()
+
+    def _tell(self, name: str, *arguments: object) -> None:
+        for worker in self._workers.values():
+            worker.line.tell(name, *arguments)
+
+    async def _start(self, place: int) -> _Worker:
+        mine, theirs = socket.socketpair()
+        given = [theirs.fileno(), *(each.fileno() for each in self._sockets[place])]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "mirrorproxy.workers",
+                *map(str, given),
+                pass_fds=given,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the core, which tells them
+            )
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+        worker = _Worker(process, mine, self._hub(), self)
+        try:
+            await within(_START, worker.line.call("begin", self._orders, self._registries))
+        except (TimeoutError, MirrorproxyError) as error:
+            await worker.aclose()
+            raise OSError(f"worker {place + 1} does not start{_fate(process.returncode)}") from error
+        except BaseException:
+            await worker.aclose()
+            raise
+        self._workers[place] = worker
+        return worker
+
+    async def _keep(self, place: int, worker: _Worker) -> None:
+        """See that there is one at this place."""
+        deaths = 0
+        while True:
+            try:
+                await worker.process.wait()
+            finally:
+                self._workers.pop(place, None)
+                await worker.aclose()
+            if self._stopping:
+                return
+            deaths = deaths + 1 if monotonic() - worker.began < _SOON else 0
+            pause = _PAUSES[min(deaths, len(_PAUSES) - 1)]
+            log.error(
+                "worker %d (process %d) has ended%s; it is started anew, and its clients ask again",
+                place + 1,
+                worker.process.pid,
+                _fate(worker.process.returncode),
+            )
+            await asyncio.sleep(pause)
+            while True:
+                try:
+                    worker = await self._start(place)
+                    break
+                except OSError as error:
+                    deaths += 1
+                    log.error("%s", error)
+                    await asyncio.sleep(_PAUSES[min(deaths, len(_PAUSES) - 1)])
+
+
+def _fate(code: int | None) -> str:
+    if code is None:
+        return ""
+    return f": status {code}" if code >= 0 else f": killed by {signal.Signals(-code).name}"
+
+
+def processes(setting: int | str) -> int:
+    """How many workers `server.workers` asks for; `auto`: one for each core that this process may use."""
+    if setting != "auto":
+        return int(setting)
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # a container's share: cgroup-v2, "cpu.max"; `max` is no number
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        cores = min(cores, -(-int(quota) // int(period)))
+    return max(1, cores)

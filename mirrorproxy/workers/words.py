@@ -1,0 +1,45 @@
+"""What the core and a worker say to each other, beside what `mirrorproxy.registry` has words for."""
+
+from typing import Any, NamedTuple
+
+from mirrorproxy.listening.certificate import Files
+from mirrorproxy.registry import Outcome
+from mirrorproxy.web.routes import Names
+
+
+class Orders(NamedTuple):
+    """How a worker serves: the settings that matter to it. `level` and `form` are those of the log (`logs.set_up`)."""
+
+    names: Names
+    certificate: Files | None
+    write_timeout: float
+    level: str
+    form: str
+    access: bool
+    shows_metrics: bool
+
+
+class Opened(NamedTuple):
+    """A blob that the core has open for a worker.
+
+    With a descriptor it is complete. Else `download` is the number of the download that brings it, whose file is the
+    same for all its readers; None: its bytes come by the line alone.
+    """
+
+    size: int | None
+    first: int
+    outcome: Outcome
+    download: int | None
+
+
+class Progress(NamedTuple):
+    """Up to where the bytes may be read, from the one that was waited for on, and the size as it is known by now."""
+
+    ready: int
+    size: int | None
+
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""Values of metrics, by the name and the labels of their samples."""
+
+Arguments = tuple[Any, ...]
