@@ -30,10 +30,11 @@ class _Tracer:
     """What is used of OpenTelemetry, imported when it is wanted."""
 
     def __init__(self, provider: "TracerProvider") -> None:
-        from opentelemetry import trace
+        from opentelemetry import context, trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._trace = trace
+        self._context = context
         self._provider = provider
         self._tracer = provider.get_tracer("mirrorproxy", __version__)
         self._headers = TraceContextTextMapPropagator()
@@ -56,6 +57,14 @@ class _Tracer:
             except Exception as error:
                 self.note({"error.type": type(error).__name__}, failed=True)
                 raise
+
+    @contextmanager
+    def going_on(self, headers: Mapping[str, str]) -> Iterator[None]:
+        token = self._context.attach(self._headers.extract(headers))
+        try:
+            yield
+        finally:
+            self._context.detach(token)
 
     def note(self, attributes: Mapping[str, Value | None], name: str | None = None, *, failed: bool = False) -> None:
         span = self._trace.get_current_span()
@@ -142,6 +151,11 @@ def trace_id() -> str | None:
 def carried() -> dict[str, str]:
     """Headers that have a server go on with the current trace."""
     return {} if _tracer is None else _tracer.carried()
+
+
+def going_on(headers: Mapping[str, str]) -> AbstractContextManager[None]:
+    """Within, the trace is the one that these headers, `carried` from another process, tell of."""
+    return _NOTHING if _tracer is None else _tracer.going_on(headers)
 
 
 def _wanted(environ: Mapping[str, str]) -> bool:

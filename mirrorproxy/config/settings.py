@@ -74,8 +74,8 @@ class ServerSettings(_Frozen):
     """
     tls: TlsSettings | None = None
     workers: Annotated[int | Literal["auto"], whole_number(1, 256, "auto")] = 1
-    """Processes that share the port; `auto`: one for each core. This version serves with one process, whatever is set,
-    and says so at the start.
+    """Processes that answer clients, beside one that downloads and keeps the cache; `auto`: one for each core (of a
+    container's limit, if that is less). `1`: one process does everything. See [capacity](capacity.md#workers).
     """
     grace: Duration = 30.0
     """How long running transfers may take to finish after SIGTERM."""

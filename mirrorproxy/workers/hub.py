@@ -58,7 +58,7 @@ class Hub:
     async def answer(self, name: str, arguments: Arguments) -> Answer:
         """See `Line`. The last argument is what has a trace go on."""
         *given, carried = arguments
-        with tracing.span("ask", headers=carried) if carried else contextlib.nullcontext():
+        with tracing.going_on(carried):
             if name == "blob":
                 return await self._open(*given)
             if name == "wait":
