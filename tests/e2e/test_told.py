@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.client import connect
 from tests.e2e.conftest import settings, upstream
-from tests.e2e.proxy import Proxy, until
+from tests.e2e.proxy import Proxy
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
 from tests.web.wire import Answer
@@ -66,15 +66,19 @@ async def test_the_access_log(scene: Scene) -> None:
     image = scene.hub.add_image("library/alpine", "3.20", os.urandom(200_000))
     layer = image.layers[0]
     target = f"/v2/library/alpine/blobs/{layer.digest}"
-    await scene.proxy.ask("/v2/library/alpine/manifests/3.20?ns=docker.io", headers={"User-Agent": 'a "client" é'})
-    await scene.proxy.ask(target, headers={"X-Request-ID": "my-own.id_1"})
+    told = [
+        await scene.proxy.ask("/v2/library/alpine/manifests/3.20?ns=docker.io", headers={"User-Agent": 'a "client" é'}),
+        await scene.proxy.ask(target, headers={"X-Request-ID": "my-own.id_1"}),
+    ]
     await scene.proxy.idle()
-    await scene.proxy.ask(target, headers={"Range": "bytes=0-99"})
-    await scene.proxy.ask(target, "HEAD")
-    await scene.proxy.ask("/v2/library/alpine/manifests/none")
-    await scene.proxy.ask("/v2/library/alpine/manifests/1", "PUT", headers={"Content-Length": "0"})
-    await until(lambda: len(scene.proxy.requests()) >= 6)
-    lines = scene.proxy.requests()
+    told += [
+        await scene.proxy.ask(target, headers={"Range": "bytes=0-99"}),
+        await scene.proxy.ask(target, "HEAD"),
+        await scene.proxy.ask("/v2/library/alpine/manifests/none"),
+        await scene.proxy.ask("/v2/library/alpine/manifests/1", "PUT", headers={"Content-Length": "0"}),
+    ]
+    lines = [await scene.proxy.logged(answer.headers["X-Request-ID"]) for answer in told]
+    assert len(scene.proxy.requests()) == 6
     manifest, cold, part, head, missing, push = lines
     for line in lines:
         assert set(line) - {"error"} == {
@@ -89,8 +93,8 @@ async def test_the_access_log(scene: Scene) -> None:
     assert len({line["request_id"] for line in lines}) == 6
     assert manifest["path"] == "/v2/library/alpine/manifests/3.20?ns=docker.io"
     assert manifest["user_agent"].startswith('a "client"')
-    told = [(line["registry"], line["repository"], line["reference"], line["kind"]) for line in lines[:5]]
-    assert told[:2] == [
+    named = [(line["registry"], line["repository"], line["reference"], line["kind"]) for line in lines[:5]]
+    assert named[:2] == [
         ("docker.io", "library/alpine", "3.20", "manifest"),
         ("docker.io", "library/alpine", layer.digest, "blob"),
     ]
