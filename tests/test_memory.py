@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorproxy.cache.memory import Negatives, Recent
+from mirrorproxy.cache.memory import Negatives
 from mirrorproxy.errors import ManifestUnknown, Unauthorized
+from mirrorproxy.store.memory import Recent
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["get", "put", "put", "drop"]), st.sampled_from("abcde"), st.integers(0, 7)), max_size=30

@@ -9,12 +9,13 @@ it; for the same reason it is fetched together with the manifest.
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from mirrorproxy.cache.memory import Recent
 from mirrorproxy.manifests import is_foreign
 from mirrorproxy.names import Descriptor, Digest, Repository
 from mirrorproxy.registry import Manifest
+from mirrorproxy.store.memory import Recent
 
 _IMAGES = 512  # of which a manifest was served lately, and no layer since
+_LAYERS = 16 * _IMAGES  # of all of them: a manifest may name 10,000
 
 
 class Mode(StrEnum):
@@ -40,8 +41,8 @@ class Ahead:
         self._begin = begin
         self._expect = expect
         self._configs: Recent[tuple[Repository, Digest], Digest] = Recent(_IMAGES)
-        self._layers: Recent[tuple[Repository, Digest], tuple[Descriptor, ...]] = Recent(_IMAGES)
-        self._images: Recent[tuple[Repository, Digest], Digest] = Recent(_IMAGES * 16)
+        self._layers: Recent[tuple[Repository, Digest], tuple[Descriptor, ...]] = Recent(_LAYERS, len)
+        self._images: Recent[tuple[Repository, Digest], Digest] = Recent(_LAYERS)
 
     def served(self, repository: Repository, manifest: Manifest, *, new: bool) -> None:
         """A client got this manifest; `new`: it was not here before."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from mirrorproxy.cache.ahead import Ahead, Mode
-from mirrorproxy.cache.memory import Negatives, Recent
+from mirrorproxy.cache.memory import Negatives
 from mirrorproxy.cache.noting import Noting
 from mirrorproxy.cache.shelf import HIT, Shelf
 from mirrorproxy.errors import NotFound, Overloaded, Unauthorized, UpstreamError
@@ -18,6 +18,7 @@ from mirrorproxy.fill.passage import Passage
 from mirrorproxy.manifests import MEDIA_TYPES
 from mirrorproxy.names import Descriptor, Digest, Reference, Repository, Tag
 from mirrorproxy.registry import MISS, Blob, Kind, Listing, Manifest, Origin, Outcome, Resolved, Result
+from mirrorproxy.store.memory import Recent
 from mirrorproxy.store.records import KeptListing, TagRecord
 from mirrorproxy.tasks import SingleFlight, Tasks
 

@@ -1,8 +1,8 @@
 """From which endpoint each download came, until it is stored and that is put down."""
 
-from mirrorproxy.cache.memory import Recent
 from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Source, Transfer
+from mirrorproxy.store.memory import Recent
 
 _DOWNLOADS = 4096  # more than may run at once
 

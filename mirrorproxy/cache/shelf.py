@@ -12,13 +12,13 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from mirrorproxy.cache.memory import Recent
 from mirrorproxy.errors import BadAnswer, CacheFailed
 from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, parse
 from mirrorproxy.names import Descriptor, Digest, Repository, Tag
 from mirrorproxy.registry import Blob, Kind, Listing, Manifest, Outcome, Result
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
+from mirrorproxy.store.memory import Recent
 from mirrorproxy.store.openfiles import OpenBlob
 from mirrorproxy.store.records import Fact, KeptListing, TagRecord
 

@@ -12,9 +12,9 @@ from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, Contents, is_for, is_fo
 from mirrorproxy.names import Descriptor, Digest, Repository, Tag
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
-from mirrorproxy.store.memory import Memory
+from mirrorproxy.store.memory import Recent
 
-_REMEMBERED = 2048  # manifests, and what they name: about 3 MB
+_REMEMBERED = 16_384  # manifests and what they name, of which one may name 10,000 things: about 6 MB
 _LARGEST_CONFIG = 1 << 20  # bytes
 _TOGETHER = 64  # files looked at in one go of a thread
 
@@ -33,7 +33,7 @@ class Images:
     def __init__(self, blobs: BlobStore, index: Index) -> None:
         self._blobs = blobs
         self._index = index
-        self._named: Memory[Digest, tuple[Descriptor, ...]] = Memory(_REMEMBERED)
+        self._named: Recent[Digest, tuple[Descriptor, ...]] = Recent(_REMEMBERED, lambda named: 1 + len(named))
 
     async def all_named(self, manifests: Iterable[Digest]) -> set[Digest]:
         """All that these manifests name, and the manifests among that, and so on: what a pull of them may ask for."""

@@ -23,7 +23,7 @@ from mirrorproxy.names import Descriptor, Digest, Repository, Tag
 from mirrorproxy.registry import Kind, Listing
 from mirrorproxy.store import records
 from mirrorproxy.store.files import disk_errors
-from mirrorproxy.store.memory import Memory
+from mirrorproxy.store.memory import Recent
 from mirrorproxy.store.queues import ContentQueues
 from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, TagRecord, Used
 from mirrorproxy.store.repositories import repositories
@@ -56,8 +56,8 @@ class Index:
         self._attempted = 0.0
         self._closed = False
         self._listed = 0
-        self._tags: Memory[tuple[Repository, Tag], TagRecord] = Memory(_REMEMBERED)
-        self._facts: Memory[tuple[Repository, Digest], Fact] = Memory(_REMEMBERED)
+        self._tags: Recent[tuple[Repository, Tag], TagRecord] = Recent(_REMEMBERED)
+        self._facts: Recent[tuple[Repository, Digest], Fact] = Recent(_REMEMBERED)
         self._writes = 0
         self.rebuild_needed = False
         self.is_new = False
@@ -110,7 +110,7 @@ class Index:
     async def forget_tag(self, repository: Repository, tag: Tag) -> None:
         """Forget the tag: upstream said that it is not there."""
         self._writes += 1
-        self._tags.forget((repository, tag))
+        self._tags.drop((repository, tag))
         await self._run(self._delete, [records.tag_key(repository, tag)])
 
     def peek_fact(self, repository: Repository, digest: Digest) -> Fact | None:
@@ -142,7 +142,7 @@ class Index:
             if each.media_type in MEDIA_TYPES:
                 self._facts.put(key, fact)
             elif known is None or known.media_type not in MEDIA_TYPES:
-                self._facts.forget(key)  # not put: the database may know it as a manifest
+                self._facts.drop(key)  # not put: the database may know it as a manifest
                 others[key] = fact
         try:
             await self._run(self._set, records.fact_rows(repository, descriptors))
@@ -154,7 +154,7 @@ class Index:
     async def forget_fact(self, repository: Repository, digest: Digest) -> None:
         """Forget that the digest belongs to the repository: upstream said that it does not."""
         self._writes += 1
-        self._facts.forget((repository, digest))
+        self._facts.drop((repository, digest))
         await self._run(self._delete, records.fact_keys(repository, digest))
 
     async def restore(

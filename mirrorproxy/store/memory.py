@@ -1,34 +1,50 @@
-"""The rows that were used last, found without a thread."""
+"""What was used last, found without a thread: bounded by a number, or by what it weighs."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
-T = TypeVar("T")
+V = TypeVar("V")
 
 
-class Memory(Generic[K, T]):
-    """The values used last, at most `limit` of them."""
+class Recent(Generic[K, V]):
+    """What was used last, up to `limit` in all; `weight` says how much one value counts."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, weight: Callable[[V], int] = lambda _: 1) -> None:
         self._limit = limit
-        self._values: OrderedDict[K, T] = OrderedDict()
+        self._weight = weight
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._total = 0
 
-    def get(self, key: K) -> T | None:
+    def get(self, key: K) -> V | None:
         """The value, which is now the last used one."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
         return value
 
-    def put(self, key: K, value: T) -> None:
-        """Remember; the one that was not used for longest goes to make room."""
+    def put(self, key: K, value: V) -> None:
+        """Remember; the least recently used go to make room. What is over the limit alone is not kept."""
+        self.drop(key)
+        if (weight := self._weight(value)) > self._limit:
+            return
         self._values[key] = value
-        self._values.move_to_end(key)
-        if len(self._values) > self._limit:
-            self._values.popitem(last=False)
+        self._total += weight
+        while self._total > self._limit:
+            _, dropped = self._values.popitem(last=False)
+            self._total -= self._weight(dropped)
 
-    def forget(self, key: K) -> None:
-        """Forget."""
-        self._values.pop(key, None)
+    def drop(self, key: K) -> V | None:
+        """Forget; what was there."""
+        value = self._values.pop(key, None)
+        if value is not None:
+            self._total -= self._weight(value)
+        return value
+
+    def items(self) -> list[tuple[K, V]]:
+        """All that is remembered, the least recently used first."""
+        return list(self._values.items())
+
+    def __len__(self) -> int:
+        return len(self._values)

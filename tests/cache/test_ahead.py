@@ -6,10 +6,12 @@ from contextlib import aclosing
 import pytest
 
 from mirrorproxy.cache import Cached, Mode
+from mirrorproxy.cache.ahead import Ahead
 from mirrorproxy.errors import Unreachable
 from mirrorproxy.fill import Terms
-from mirrorproxy.manifests import OCI_MANIFEST
-from mirrorproxy.names import Digest, Tag, repository
+from mirrorproxy.manifests import OCI_MANIFEST, Contents
+from mirrorproxy.names import Descriptor, Digest, Tag, repository
+from mirrorproxy.registry import Manifest
 from tests.cache.conftest import World
 
 ALPINE = repository("docker.io", "alpine")
@@ -148,3 +150,13 @@ async def test_a_client_that_asks_for_all_at_once_needs_no_word_before(world: Wo
     image(world)
     await pull(world, Mode.AUTO, CONFIG, LAYERS[0])
     assert world.origin.expected == []
+
+
+def test_huge_images_are_not_all_remembered() -> None:
+    """A manifest may name 10,000 layers, and 512 of these would take a gigabyte."""
+    ahead = Ahead(Mode.AUTO, lambda *_: None, lambda *_: None)
+    layers = tuple(Descriptor("application/x-layer", Digest.of(b"%d" % number), 1) for number in range(1000))
+    for number in range(100):
+        descriptor = Descriptor(OCI_MANIFEST, Digest.of(b"m%d" % number), 1)
+        ahead.served(ALPINE, Manifest(descriptor, b"", Contents(OCI_MANIFEST, layers=layers)), new=False)
+    assert 0 < sum(len(each) for _, each in ahead._layers.items()) <= 8192
