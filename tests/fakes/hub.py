@@ -333,6 +333,7 @@ class Hub(Content):
     def _note(self, request: web.Request, kind: str) -> Seen:
         peer = request.transport.get_extra_info("peername") if request.transport else None
         seen = Seen(kind, request.method, request.raw_path, CIMultiDict(request.headers), peer[1] if peer else 0)
+        seen.wire = request.transport.get_extra_info("socket") if request.transport else None
         self.log.append(seen)
         return seen
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 _PIECE = 64 << 10
+_ESTABLISHED = 1  # <linux/tcp.h>
 _PAGE = b"<html><body><h1>Welcome to the airport's network</h1>Please accept our terms.</body></html>"
 
 
@@ -73,8 +74,24 @@ class Seen:
     connection: int = 0
     """The client's port: the same for requests that came over the same connection."""
     status: int = 0
+    size: int = 0
+    """Bytes of the body that are to be sent."""
     sent: int = 0
     """Bytes of the body that were given to the connection."""
+    wire: socket.socket | None = None
+    """The connection."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Is more of its body to come, and is the client there: by what the kernel knows, which hears of its leaving
+        before whoever sends does.
+        """
+        if self.sent >= self.size or self.wire is None:
+            return False
+        try:
+            return self.wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
+        except OSError:
+            return False
 
     @property
     def range(self) -> str | None:
@@ -190,7 +207,7 @@ def _spoilt(
 async def _write(
     request: web.Request, response: web.StreamResponse, seen: Seen, quirk: Quirk, body: bytes | memoryview
 ) -> None:
-    end = len(body) if quirk.cut is None else min(quirk.cut, len(body))
+    end = seen.size = len(body) if quirk.cut is None else min(quirk.cut, len(body))
     step = _PIECE if quirk.rate is None else max(1, min(_PIECE, quirk.rate // 50))
     began, at = time.monotonic(), 0
     while True:

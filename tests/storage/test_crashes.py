@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import pytest
 
+from mirrorproxy.names import Digest
 from mirrorproxy.tasks import Tasks
 from tests.e2e.proxy import Proxy
 from tests.fakes.hub import Hub
@@ -50,6 +51,15 @@ async def continues(proxy: Proxy, stock: Stock) -> int:
         await proxy.idle()
         count += await proxy.total("fill_resumes_total") > resumes
     return count
+
+
+async def none_lost(proxy: Proxy, before: Set[Digest]) -> None:
+    """All that is gone was evicted since the start: so many, to a piece. A step of an eviction is counted when all of
+    it went, so this is true between two of them.
+    """
+    async with asyncio.timeout(5):
+        while len(before - content(proxy.cache).keys()) != await proxy.total("cache_evictions_total", reason="size"):
+            await asyncio.sleep(0.02)
 
 
 async def flushed(directory: Path) -> None:
@@ -94,11 +104,7 @@ async def crash(hub: Hub, proxy: Proxy, kills: int, chance: random.Random) -> No
         await proxy.start()
         assert not left & temporary(proxy.cache), "left for ever"
         slowest = max(slowest, await accounted(proxy, proxy.cache))
-        lost = len(before.keys() - content(proxy.cache).keys())
-        async with asyncio.timeout(5):  # a step of an eviction is counted when all of it went
-            while lost > (counted := await proxy.total("cache_evictions_total", reason="size")):
-                log.info("kill %d: %d gone, %d evicted so far", number, lost, counted)
-                await asyncio.sleep(0.05)
+        await none_lost(proxy, before.keys())
         assert await proxy.total("cache_evictions_total", reason="corrupt") == 0
         assert sum(content(proxy.cache).values()) <= LIMIT + MIB  # manifests need no reservation
         continued += await continues(proxy, stock)
