@@ -12,7 +12,7 @@ from mirrorproxy.cache.ahead import Ahead, Mode
 from mirrorproxy.cache.memory import Negatives
 from mirrorproxy.cache.noting import Noting
 from mirrorproxy.cache.shelf import HIT, Shelf
-from mirrorproxy.errors import NotFound, Overloaded, Unauthorized, UpstreamError
+from mirrorproxy.errors import BadAnswer, NotFound, Overloaded, Unauthorized, UpstreamError
 from mirrorproxy.fill import Fills
 from mirrorproxy.fill.passage import Passage
 from mirrorproxy.manifests import MEDIA_TYPES
@@ -199,13 +199,20 @@ class Cached:
                 if record is not None and found.descriptor.digest == record.digest:
                     found = replace(found, outcome=Outcome(Result.REVALIDATED, stored=True, endpoint=endpoint))
                 elif record is not None:
-                    manifest = await self._manifest_by_digest(repository, found.descriptor.digest)
+                    manifest = await self._moved_to(repository, tag, found.descriptor.digest)
                     found = Resolved(manifest.descriptor, replace(manifest.outcome, endpoint=endpoint))
         except NotFound:
             await self._shelf.forget_tag(repository, tag)
             raise
         await self._vouched(repository, tag, found)
         return found, manifest
+
+    async def _moved_to(self, repository: Repository, tag: Tag, digest: Digest) -> Manifest:
+        """What the tag points at now. Where that is not there upstream contradicts itself: the tag is."""
+        try:
+            return await self._manifest_by_digest(repository, digest)
+        except NotFound as error:
+            raise BadAnswer(f"upstream says that {repository}:{tag} is {digest}, which it does not have") from error
 
     async def _vouched(self, repository: Repository, tag: Tag, found: Resolved) -> None:
         """Upstream says where the tag is now. Only what is kept is recorded: the record may have to be served stale."""

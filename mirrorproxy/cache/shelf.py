@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _HOT_BYTES = 16 << 20  # manifests kept in memory, by their size; a typical one has 1 to 10 KiB
+_THREAD_FROM = 64 << 10  # bytes whose JSON would take 0.5 ms and more of the event loop; the largest 50
 _READ = 256 << 10
 _SAY_EVERY = 30.0  # seconds
 HIT = Outcome(Result.HIT, stored=True)
@@ -157,7 +158,10 @@ class Shelf:
         if (body := await self._if_it_works(self._blobs.read(digest, MAX_SIZE))) is None:
             return None
         try:
-            contents = parse(body, fact.media_type)
+            if len(body) < _THREAD_FROM:
+                contents = parse(body, fact.media_type)
+            else:
+                contents = await asyncio.to_thread(parse, body, fact.media_type)
         except BadAnswer:  # the fact is of another time, or forged
             return None
         manifest = Manifest(Descriptor(fact.media_type, digest, len(body)), body, contents, HIT)

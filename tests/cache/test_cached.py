@@ -3,13 +3,16 @@
 import asyncio
 import json
 import random
+import threading
 from contextlib import aclosing
 
 import pytest
 
+from mirrorproxy.cache import shelf as shelf_module
 from mirrorproxy.errors import (
     BadAnswer,
     BlobUnknown,
+    ManifestUnknown,
     MirrorproxyError,
     NameUnknown,
     NotFound,
@@ -19,9 +22,9 @@ from mirrorproxy.errors import (
     Unauthorized,
     Unreachable,
 )
-from mirrorproxy.manifests import OCI_INDEX, OCI_MANIFEST
-from mirrorproxy.names import Digest, Tag, repository
-from mirrorproxy.registry import Blob, Result
+from mirrorproxy.manifests import OCI_INDEX, OCI_MANIFEST, Contents
+from mirrorproxy.names import Digest, Reference, Repository, Tag, repository
+from mirrorproxy.registry import Blob, Manifest, Result
 from mirrorproxy.store.records import TagRecord
 from tests.cache.conftest import World
 
@@ -227,6 +230,28 @@ async def test_gone_upstream_is_an_answer(world: World) -> None:
     world.clock.now += 11
     world.origin.fail("manifest", None)
     await world.cached.manifest(ALPINE, LATEST)
+
+
+async def test_an_upstream_that_contradicts_itself_is_no_answer(world: World) -> None:
+    """A HEAD says that the tag moved, to a manifest that a GET does not find: what is cached is served, and stays."""
+    old = image(world, "latest")
+    await world.cached.manifest(ALPINE, LATEST)
+    new = image(world, "latest", layer=b"new")
+    lacking = world.origin._manifests[ALPINE, new]
+
+    async def manifest(place: Repository, reference: Reference, *, fresh: bool = False) -> Manifest:
+        raise ManifestUnknown("not yet")
+
+    real, world.origin.manifest = world.origin.manifest, manifest  # type: ignore[method-assign,assignment]  # it lags
+    for _ in range(3):
+        world.clock.now += 301
+        served = await world.cached.manifest(ALPINE, LATEST)
+        assert (served.descriptor.digest, served.outcome.result) == (old, Result.STALE)
+    with pytest.raises(BadAnswer):
+        await world.cached.refresh(ALPINE, LATEST)
+    world.origin.manifest = real  # type: ignore[method-assign]
+    world.clock.now += 301
+    assert (await world.cached.manifest(ALPINE, LATEST)).descriptor == lacking.descriptor
 
 
 async def test_no_cache_asks_now(world: World) -> None:
@@ -442,3 +467,22 @@ async def test_two_registries_with_the_same_names_do_not_mix(world: World) -> No
     other = world.origin.put_manifest(there, body, OCI_INDEX, "latest")
     assert (await world.cached.manifest(ALPINE, LATEST)).descriptor.digest != other
     assert (await world.cached.manifest(there, LATEST)).descriptor.digest == other
+
+
+async def test_a_huge_manifest_is_not_parsed_on_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 3 MB takes 50 ms, in which nobody else would be served; a usual one is not worth a thread."""
+    threads: list[bool] = []
+    parse = shelf_module.parse  # type: ignore[attr-defined]  # as it is used there
+
+    def noted(body: bytes, media_type: str) -> Contents:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse(body, media_type)
+
+    monkeypatch.setattr(shelf_module, "parse", noted)
+    for filler in (10, 100_000):
+        body = json.dumps({"schemaVersion": 2, "config": {}, "annotations": {"x": "y" * filler}}).encode()
+        digest = world.origin.put_manifest(ALPINE, body, OCI_MANIFEST, "latest")
+        await world.cached.manifest(ALPINE, digest)
+        world.shelf.forget(digest)
+        assert (await world.cached.manifest(ALPINE, digest)).outcome.result is Result.HIT
+    assert threads == [True, False]
