@@ -41,6 +41,16 @@ def pss(pid: int) -> int:
     return sum(map(_pss_of_one, tree(pid)))
 
 
+def descriptors(pid: int) -> int:
+    """File descriptors that the tree has open."""
+    return _entries(pid, "fd")
+
+
+def threads(pid: int) -> int:
+    """Threads of the tree."""
+    return _entries(pid, "task")
+
+
 def processor_seconds(pid: int) -> float:
     """User and system seconds of the tree, children that have ended included; in steps of a clock tick (10 ms)."""
     ticks = 0
@@ -78,6 +88,16 @@ class Peaks(Generic[K]):
                     self.bytes[name] = max(self.bytes[name], pss(pid))
         except (Failure, OSError, ValueError) as failure:
             self._failure = failure
+
+
+def _entries(pid: int, folder: str) -> int:
+    found = 0
+    for one in tree(pid):
+        try:
+            found += len(os.listdir(_PROC / str(one) / folder))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended meanwhile
+    return found
 
 
 def _pss_of_one(pid: int) -> int:

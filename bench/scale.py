@@ -1,7 +1,8 @@
-"""A cache of a million pieces of content: `python -m bench.scale`. How long it takes to start, what memory it takes,
-and what a hit takes while 10,000 pieces are evicted.
+"""Caches of a thousand to a million pieces of content: `python -m bench.scale`. How long they take to start, what
+memory, what a hit costs, and what one takes while 10,000 pieces are evicted.
 
-The content is made here: empty files for the start, which opens none of them, and files of 4 KiB for the eviction.
+The content is made here: files without a block on the disk for what depends on their number, and of 4 KiB for the
+eviction.
 """
 
 import argparse
@@ -9,7 +10,9 @@ import asyncio
 import contextlib
 import hashlib
 import http.client
+import itertools
 import os
+import random
 import signal
 import socket
 import statistics
@@ -18,12 +21,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from bench.memory import pss
+from bench.memory import processor_seconds, pss
 from mirrorproxy.names import Descriptor, Digest, repository
 from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
@@ -31,6 +35,11 @@ from mirrorproxy.store.queues import ContentQueues
 from mirrorproxy.store.records import Used
 
 _APP = repository("docker.io", "team/app")
+_TYPE = "application/octet-stream"
+_SIZES = (1_000, 10_000, 100_000, 1_000_000)
+_SMALL = 256  # bytes of an object whose hit is measured
+_FIRST, _MORE = 2_000, 10_000  # hits: on so many objects, one each; on a single one
+_REST = 1.2  # seconds after which no answer is given again from memory
 _MONTH = 30 * 86_400
 _BATCH = 5000
 _READY = 120.0  # seconds
@@ -38,20 +47,25 @@ _QUIET = 10.0
 _MOST = 1200.0
 
 
-async def fill(directory: Path, objects: int, size: int) -> Digest:
-    """Put so many pieces of content of `size` bytes into a cache directory; returns one that belongs to team/app."""
+async def fill(directory: Path, objects: int, size: int, *, sparse: bool = False) -> Digest:
+    """Put so many pieces of content of `size` bytes into a cache directory, `sparse` ones without blocks on the disk.
+
+    All belong to team/app. Returns one more, whose content is the word `hot`.
+    """
     blobs = BlobStore(directory)
     await asyncio.to_thread(blobs.prepare)
     index = Index(directory / "index")
     await index.open()
     now = time.time()
     for start in range(0, objects, _BATCH):
-        batch = await asyncio.to_thread(_make, blobs, range(start, min(objects, start + _BATCH)), size, now)
+        numbers = range(start, min(objects, start + _BATCH))
+        batch = await asyncio.to_thread(_make, blobs, numbers, size, sparse, now)
         await index.content(ContentQueues.enter, batch)
+        await index.put_facts(_APP, [Descriptor(_TYPE, digest, size) for digest in batch])
     hot = Digest.of(b"hot")
     await blobs.put(hot, b"hot")
     await index.content(ContentQueues.enter, {hot: Used(now, 4096)})
-    await index.put_facts(_APP, [Descriptor("application/octet-stream", hot, 3)])
+    await index.put_facts(_APP, [Descriptor(_TYPE, hot, 3)])
     await index.content(ContentQueues.recount)
     await index.content(ContentQueues.left)
     await index.rebuilt()
@@ -60,14 +74,22 @@ async def fill(directory: Path, objects: int, size: int) -> Digest:
     return hot
 
 
-def _make(blobs: BlobStore, numbers: range, size: int, now: float) -> dict[Digest, Used]:
+def _digest(number: int) -> Digest:
+    return Digest(f"sha256:{hashlib.sha256(b'%d' % number).hexdigest()}")
+
+
+def _make(blobs: BlobStore, numbers: range, size: int, sparse: bool, now: float) -> dict[Digest, Used]:
     batch = {}
     for number in numbers:
-        digest = Digest(f"sha256:{hashlib.sha256(b'%d' % number).hexdigest()}")
+        digest = _digest(number)
         descriptor = os.open(blobs.path(digest), os.O_WRONLY | os.O_CREAT, 0o444)
-        os.write(descriptor, bytes(size))
+        if sparse:
+            os.ftruncate(descriptor, size)
+        else:
+            os.write(descriptor, bytes(size))
         os.close(descriptor)
-        batch[digest] = Used(now - _MONTH + number, max(1, -(-size // 4096) * 8) * 512)
+        blocks = 0 if sparse else -(-size // 4096) * 8
+        batch[digest] = Used(now - _MONTH + number, max(1, blocks) * 512)
     return batch
 
 
@@ -143,26 +165,72 @@ def serving(directory: Path) -> Iterator[Service]:
         service.stop()
 
 
-def hits(service: Service, digest: Digest, more: Callable[[int], bool]) -> list[float]:
-    """Seconds that warm hits take, one after the other on one connection, for as long as `more` says."""
-    request = f"GET /v2/docker.io/{_APP.name}/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    times: list[float] = []
+@contextlib.contextmanager
+def asking(service: Service) -> Iterator[Callable[[Digest, int, str], float]]:
+    """Over one connection: GET a blob of team/app of so many bytes, with a header field or none; seconds it took."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as wire:
-        while more(len(times)):
+
+        def ask(digest: Digest, size: int, field: str = "") -> float:
+            target = f"/v2/docker.io/{_APP.name}/blobs/{digest}"
             began = time.perf_counter()
-            wire.sendall(request)
-            answer = b""
-            while not answer.endswith(b"hot"):
+            wire.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n".encode())
+            answer = wire.recv(65536)
+            while (end := answer.find(b"\r\n\r\n")) < 0 or len(answer) < end + 4 + size:
                 answer += wire.recv(65536)
-            times.append(time.perf_counter() - began)
-            if not answer.startswith(b"HTTP/1.1 200"):
+            seconds = time.perf_counter() - began
+            if not answer.startswith(b"HTTP/1.1 200") or len(answer) != end + 4 + size:
                 raise ValueError(answer)
+            return seconds
+
+        yield ask
+
+
+def hits(service: Service, digest: Digest, more: Callable[[int], bool]) -> list[float]:
+    """Seconds that warm hits on `hot` take, one after the other on one connection, for as long as `more` says."""
+    times: list[float] = []
+    with asking(service) as ask:
+        while more(len(times)):
+            times.append(ask(digest, 3, ""))
     return times
 
 
 def _for_a_while() -> Callable[[int], bool]:
     until = time.monotonic() + _QUIET
     return lambda _: time.monotonic() < until
+
+
+class Cost(NamedTuple):
+    """Of a hit: microseconds of processor time of the service, on average; milliseconds that half of them take."""
+
+    processor: float
+    wall: float
+
+    def __str__(self) -> str:
+        return f"{self.processor:.0f} us, {self.wall:.2f} ms"
+
+
+def costs(service: Service, hot: Digest, objects: int) -> tuple[Cost, Cost, Cost]:
+    """Of the first hit on each of some objects at random; of further ones on one; of those given again from memory.
+
+    The second are asked with a field that makes a service look: what is given again is given to plain requests alone.
+    """
+    some = [_digest(number) for number in random.Random(1).sample(range(objects), min(objects, _FIRST))]
+    with asking(service) as ask:
+        for _ in range(500):
+            ask(hot, 3, "")
+
+        def cost(requests: Iterable[tuple[Digest, int, str]]) -> Cost:
+            threading.Event().wait(_REST)
+            before = processor_seconds(service.pid)
+            times = [ask(*each) for each in requests]
+            worked = processor_seconds(service.pid) - before
+            return Cost(worked / len(times) * 1e6, statistics.median(times) * 1e3)
+
+        return (
+            cost((digest, _SMALL, "") for digest in some),
+            cost(itertools.repeat((hot, 3, 'If-None-Match: "another"\r\n'), _MORE)),
+            cost(itertools.repeat((hot, 3, ""), _MORE)),
+        )
 
 
 def p99(times: list[float]) -> float:
@@ -196,20 +264,21 @@ def under_eviction(directory: Path, objects: int) -> tuple[float, float, float]:
 def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__.partition("\n")[0])
-    parser.add_argument("--objects", type=int, default=1_000_000, help="in the cache at the start; 0: leave that out")
-    parser.add_argument("--evict", type=int, default=10_000)
+    parser.add_argument("--objects", type=int, nargs="*", default=_SIZES, help="in the cache; none: leave that out")
+    parser.add_argument("--evict", type=int, default=10_000, help="so many, while hits are measured; 0: leave that out")
     arguments = parser.parse_args()
-    for objects in (0, arguments.objects) if arguments.objects else ():
+    if arguments.objects:
+        print("| objects | ready after | memory | first hit | hit | hit given again |\n|---:|---:|---:|---:|---:|---:|")
+    for objects in arguments.objects:
         with tempfile.TemporaryDirectory(prefix="mirrorproxy-scale-") as folder:
-            asyncio.run(fill(Path(folder) / "cache", objects, 0))
+            hot = asyncio.run(fill(Path(folder) / "cache", objects, _SMALL, sparse=True))
             with serving(Path(folder) / "cache") as service:
-                before = pss(service.pid)
-                held = service.total("cache_objects")
-                threading.Event().wait(10)
-                print(
-                    f"{objects:>9} objects: ready in {service.seconds:.2f} s with {before >> 20} MiB; "
-                    f"10 s later {pss(service.pid) >> 20} MiB, {held:.0f} in the account"
-                )
+                threading.Event().wait(10)  # what is done in the background at the start is done
+                memory = pss(service.pid) >> 20
+                cells = map(str, costs(service, hot, objects))
+                print(f"| {objects:,} | {service.seconds:.2f} s | {memory} MiB | {' | '.join(cells)} |", flush=True)
+    if not arguments.evict:
+        return
     with tempfile.TemporaryDirectory(prefix="mirrorproxy-scale-") as folder:
         quiet, busy, seconds = under_eviction(Path(folder) / "cache", arguments.evict)
         print(

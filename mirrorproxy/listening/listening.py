@@ -1,5 +1,6 @@
 """The connections of one server: how many, and until when."""
 
+import errno
 import logging
 import resource
 import socket
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 1024  # 1,000 clients at once wait 6 s for SYN retries with aiohttp's 128
 _END = 0.1  # seconds for what is answered still, after the grace time; 0 would be for ever (aiohttp's ceil_timeout)
 _FEW = 4096  # descriptors: two a client, one a connection upstream, 512 kept open
+_LEAST = 8  # requests at once: fewer are no service
 _OURS = 48  # descriptors: for the index, the log and what else is open before anybody comes
 
 
@@ -55,12 +57,15 @@ def raise_file_limit() -> Clients:
     """Take as many descriptors as the machine grants; what these are enough for.
 
     A request may take four: its connection, a copy of that, the file of its blob, the connection upstream. As many
-    connections again may be idle. Says so where they are few.
+    connections again may be idle. Says so where they are few; raises `OSError` where they are too few.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    requests = max(8, (hard - _OURS) // 5)
+    requests = (hard - _OURS) // 5
+    if requests < _LEAST:
+        least = _OURS + 5 * _LEAST
+        raise OSError(errno.EMFILE, f"{hard} file descriptors are granted (ulimit -Hn), {least} are the least")
     if hard < _FEW:
         log.warning("only %d file descriptors are granted (ulimit -n): %d requests at once", hard, requests)
     return Clients(requests, 2 * requests)

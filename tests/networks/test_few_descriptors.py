@@ -18,8 +18,12 @@ from tests.networks.conftest import MIB, at
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CLIENTS = 150
-WITH_128 = ("sh", "-c", 'ulimit -n 128; exec "$@"', "sh")
 BLOBS = 20
+
+
+def with_descriptors(count: int) -> tuple[str, ...]:
+    """What to start a service by for it to have so many."""
+    return "sh", "-c", f'ulimit -n {count}; exec "$@"', "sh"
 
 
 @pytest.fixture
@@ -27,7 +31,9 @@ def proxy(hub: Hub, tmp_path: Path) -> Proxy:
     """A service that has 128 descriptors: for 16 requests at once, over 32 connections."""
     hub.script.clear()
     hub.log.clear()
-    return Proxy(tmp_path, settings({"docker.io": upstream(hub)}, fills={"budget": "20s"}), within=WITH_128)
+    return Proxy(
+        tmp_path, settings({"docker.io": upstream(hub)}, fills={"budget": "20s"}), within=with_descriptors(128)
+    )
 
 
 async def test_more_clients_than_descriptors(proxy: Proxy, hub: Hub) -> None:
@@ -74,3 +80,20 @@ async def test_connections_that_ask_for_nothing(proxy: Proxy, hub: Hub) -> None:
         idle[0].writer.transport.abort()
         async with asyncio.timeout(5):
             assert (await waiting).body == b"a blob"
+
+
+async def test_too_few_to_serve(hub: Hub, tmp_path: Path) -> None:
+    """Is told at the start, with how many there have to be: so many do."""
+    proxy = Proxy(tmp_path, settings({"docker.io": upstream(hub)}), within=with_descriptors(87))
+    assert await proxy.run() == os.EX_UNAVAILABLE
+    (line,) = proxy.log()
+    assert line["msg"] == "cannot start: 87 file descriptors are granted (ulimit -Hn), 88 are the least"
+    proxy.stderr.unlink()
+    hub.script.clear()
+    async with Proxy(tmp_path, proxy.settings, within=with_descriptors(88)) as proxy:
+        place = at(hub, proxy)
+        image = place.image(*(os.urandom(MIB) for _ in range(8)))
+        hub.script.always("cdn", Quirk(rate=4 * MIB))
+        answers = await asyncio.gather(*(place.get("blobs", layer.digest) for layer in image.layers))
+        assert [answer.complete for answer in answers] == [True] * 8
+        assert proxy.said("8 requests at once")
