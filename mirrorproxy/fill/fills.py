@@ -136,17 +136,22 @@ class Fills:
         return reader
 
     def fetch_ahead(self, source: Source, repository: Repository, digest: Digest, size: int, stored: Stored) -> None:
-        """Begin a download that clients will want soon, after all that they want now. Does nothing where one runs."""
+        """Begin a download that clients will want soon, after all that they want now. Does nothing where one runs, or
+        where half of those that may wait are there already.
+        """
         if digest not in self._flights:
             with contextlib.suppress(Overloaded):
-                self._begin(Flight(source, repository, digest, size, left=self._left), stored)
+                self._begin(Flight(source, repository, digest, size, left=self._left), stored, ahead=True)
                 self._metrics.fills_ahead.labels(repository.registry).inc()
 
-    def _begin(self, flight: Flight, stored: Stored | None) -> Flight:
+    def _begin(self, flight: Flight, stored: Stored | None, *, ahead: bool = False) -> Flight:
         registry = flight.repository.registry
         theirs = sum(1 for each in self._flights.values() if each.repository.registry == registry)
         share = self._terms.upstream(registry).fills * (1 + _QUEUE_FACTOR)
-        if theirs >= share or len(self._flights) >= self._terms.max_active + self._terms.max_waiting:
+        most = self._terms.max_active + self._terms.max_waiting
+        if ahead:  # the other half is for what clients ask for
+            share, most = share // 2, most // 2
+        if theirs >= share or len(self._flights) >= most:
             raise Overloaded("too many downloads wait already; try again shortly", limit="fills")
         self._flights[flight.digest] = flight
         turn = self._slots.turn(registry, lambda: flight.readers > 0)

@@ -58,8 +58,12 @@ class PinFile:
             before = await self.all()
             after = change(before)
             if after != before:
-                await asyncio.to_thread(_write, self._directory, after)
-                self._pins = after
+                writing = asyncio.get_running_loop().run_in_executor(None, _write, self._directory, after)
+                try:
+                    await asyncio.shield(writing)
+                finally:
+                    await asyncio.wait([writing])  # it does not end because whoever asked for it leaves
+                    self._pins = after if writing.exception() is None else before
 
 
 def parse(line: str) -> Pin:

@@ -343,6 +343,26 @@ async def test_too_many_waiting_flights_are_refused_with_a_word(partials: Partia
         assert isinstance(outcome[0], MirrorproxyError)
 
 
+async def test_what_is_fetched_ahead_shuts_no_client_out(partials: Partials, metrics: Metrics) -> None:
+    """Images of hundreds of layers may be read ahead at once: half of the places are for what clients ask for."""
+    fills = Fills(partials, Unlimited(), metrics, Terms(2, 1, max_waiting=15))
+    held = asyncio.Event()
+
+    async def stored(_: int) -> None:
+        """Nobody wants to know."""
+
+    for number in range(20):
+        source = ScriptedSource(DATA[number:], [Answer(held=held)])
+        fills.fetch_ahead(source, ALPINE, source.digest, len(source.blob_bytes), stored)
+    assert len(fills) == 8
+    assert metrics.collectors.get_sample_value("mirrorproxy_fills_ahead_total", {"registry": "docker.io"}) == 8
+    wanted = ScriptedSource(b"one more")
+    reader = await fills.join(wanted, ALPINE, wanted.digest, 8)
+    held.set()
+    assert await read(reader) == b"one more"
+    await fills.aclose()
+
+
 class Full:
     """A disk without room."""
 

@@ -1,12 +1,16 @@
 """The pins that somebody made: a file of lines."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.names import Digest, Repository, Tag
+from mirrorproxy.store import pins as module
 from mirrorproxy.store.pins import Pin, PinFile
+from mirrorproxy.tasks import Tasks
 
 ALPINE = Repository("docker.io", "library/alpine")
 ONE = Digest.of(b"1")
@@ -33,6 +37,41 @@ async def test_pins_are_kept(directory: Path) -> None:
         "docker.io/library/alpine:3.20",
         "docker.io/library/alpine:3.20 linux/amd64",
     ]
+
+
+async def test_whoever_leaves_while_it_is_written_takes_nothing_back(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has the pin a moment later: what is known of it must say the same, or the next one would undo it."""
+    started, go_on = threading.Event(), threading.Event()
+    write = module._write
+
+    def slow(directory: Path, pins: list[Pin]) -> None:
+        started.set()
+        go_on.wait(5)
+        write(directory, pins)
+
+    monkeypatch.setattr(module, "_write", slow)
+    file, one, two = PinFile(directory), Pin(ALPINE, Tag("1")), Pin(ALPINE, Tag("2"))
+    leaving = Tasks().start(file.put(one), name="put")
+    await asyncio.to_thread(started.wait, 5)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    putting = Tasks().start(file.put(two), name="put")
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await putting
+    assert await file.all() == [one, two]
+    assert await PinFile(directory).all() == [one, two]
+
+
+async def test_what_was_not_written_is_no_pin(directory: Path) -> None:
+    """Neither now nor later."""
+    file = PinFile(directory)
+    (directory / "partial").rmdir()
+    with pytest.raises(CacheFailed):
+        await file.put(Pin(ALPINE, Tag("1")))
+    assert await file.all() == []
 
 
 async def test_lines_that_are_no_pins(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
