@@ -1,7 +1,7 @@
 """What the tests of the cache share: an origin in memory, a store in a temporary folder, a clock that is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,6 +23,11 @@ from tests.fill.conftest import Unlimited
 
 class MemoryTransfer(StreamBlob):
     """A blob on its way from the origin."""
+
+    async def chunks(self, start: int, end: int | None) -> AsyncGenerator[bytes]:
+        """An answer ends where what was asked for does."""
+        async for data in super().chunks(start, self._last if end is None else end):
+            yield data
 
     def blame(self, error: UpstreamError) -> None:
         """There is no other endpoint."""
