@@ -38,6 +38,10 @@ class Space(Protocol):
         """Room for `size` bytes. Raises `CacheFailed` where there is none."""
         ...
 
+    def resume(self, size: int) -> "Room":
+        """The room of `size` bytes that are on the disk already, as a part that nobody was filling."""
+        ...
+
 
 class Room(Protocol):
     """What was reserved, in bytes. `store.ledger.Reservation` is one."""
@@ -48,10 +52,6 @@ class Room(Protocol):
 
     def wrote(self, size: int) -> None:
         """So much of it is on the disk."""
-        ...
-
-    def found(self, size: int) -> None:
-        """So much of it was on the disk before, as a part that nobody was filling."""
         ...
 
     def leave(self, size: int) -> None:
@@ -102,10 +102,11 @@ class Download:
             try:
                 self._ingest = self._flight.ingest = await partials.open(self.digest)
                 self._ingest.changed = self._flight.wake
-                self._reserved = self._flight.size or self._ingest.total or self._ingest.spans.total
-                self._space, self._room = space, await space.reserve(self._reserved)
+                size, here = self._flight.size or self._ingest.total or 0, self._ingest.spans.total
+                self._space, self._reserved = space, here or size
+                self._room = space.resume(here) if here else await space.reserve(size)
                 stack.callback(lambda: self._room.leave(self._left))
-                self._room.found(self._ingest.spans.total)
+                await self._reserve(size)
                 tasks.start(_checkpoints(self._ingest), name=f"checkpoints of {self.digest.hex[:12]}")
                 await self._fetch()
                 await tasks.aclose()
@@ -197,12 +198,14 @@ class Download:
             raise BadAnswer(message) if self._given is not None else DisputedError(message)
         if size is not None:
             self._ingest.total = flight.size = size
-            if size > self._reserved and not self._room.extend(size - self._reserved):
-                # What was not known to be so large finds its room like all others, though in two steps.
-                (await self._space.reserve(size - self._reserved)).leave(0)
-                self._need(size)
-            self._reserved = max(self._reserved, size)
+            await self._reserve(size)  # what was not known to be so large
         flight.admit()
+
+    async def _reserve(self, size: int) -> None:
+        """Have room for `size` bytes in all: for what lacks, other content may go. Raises `CacheFailed`."""
+        if size > self._reserved:
+            (await self._space.reserve(size - self._reserved)).leave(0)
+            self._need(size)
 
     def came(self, upto: int, size: int) -> None:
         """Count what came."""

@@ -149,6 +149,10 @@ class Retention:
         self._look_for_room()
         return reservation
 
+    def resume(self, size: int) -> Reservation:
+        """The room that a part of `size` bytes on the disk has already; ask for the rest."""
+        return self._ledger.resume(size)
+
     async def run(self) -> None:
         """Check the account, write down uses, keep to the limit and to the rules, for ever."""
         while True:

@@ -83,6 +83,13 @@ class Ledger:
         reservation.take(size)
         return reservation
 
+    def resume(self, size: int) -> "Reservation":
+        """The room that a part of `size` bytes has, which was idle until now: a download goes on with it."""
+        reservation = Reservation(self)
+        reservation.take(size)
+        reservation.found(size)
+        return reservation
+
     def set_used(self, size: int, objects: int) -> None:
         """Say what there was of content when this ledger was made: what came and went since is counted here."""
         self._scanned = size, objects

@@ -19,6 +19,10 @@ class Unlimited:
         """There is room."""
         return self
 
+    def resume(self, size: int) -> "Unlimited":
+        """Fine."""
+        return self
+
     def extend(self, size: int) -> bool:
         """There is more."""
         return True
@@ -27,9 +31,6 @@ class Unlimited:
         """Fine."""
 
     def commit(self, size: int) -> None:
-        """Fine."""
-
-    def found(self, size: int) -> None:
         """Fine."""
 
     def leave(self, size: int) -> None:

@@ -370,6 +370,10 @@ class Full:
         """There is none."""
         raise CacheFailed("the disk is full")
 
+    def resume(self, size: int) -> Unlimited:
+        """What is there is there."""
+        return Unlimited()
+
 
 async def test_without_room_the_bytes_pass_through(partials: Partials, metrics: Metrics, blobs: BlobStore) -> None:
     """A full disk never fails a pull: each reader has its own transfer, checked, and nothing is kept."""

@@ -29,6 +29,10 @@ class Counted:
             raise CacheFailed("there is no room")
         return reservation
 
+    def resume(self, size: int) -> Reservation:
+        """What is there is there."""
+        return self.ledger.resume(size)
+
 
 async def test_a_part_counts_from_the_moment_it_is_left(partials: Partials, metrics: Metrics) -> None:
     """And is no part any more from the moment in which a download goes on with it: no byte is free, or counts twice."""
@@ -58,6 +62,27 @@ async def test_a_part_counts_from_the_moment_it_is_left(partials: Partials, metr
     assert ledger.idle == part.blocks - MIB
     assert ledger.used is not None
     assert ledger.used >= len(DATA)
+    await fills.aclose()
+
+
+async def test_a_part_needs_room_for_the_rest_alone(partials: Partials, metrics: Metrics) -> None:
+    """What is on the disk is counted already: to ask for all of it again would let other content go for nothing."""
+    space = Counted()
+    ledger = space.ledger
+    ledger.set_used(LIMIT - len(DATA) - (64 << 10), 1)
+    source = ScriptedSource(DATA, [Answer(gate=asyncio.Event())], chunk=MIB)
+    fills = Fills(partials, space, metrics, Terms(2, 8, abandoned=0.0))
+    blob = await fills.join(source, ALPINE, source.digest, len(DATA))
+    await blob.wait(0)  # type: ignore[attr-defined]  # it is a FileBlob
+    await blob.aclose()
+    await fills.drain(2)
+    assert 0 < ledger.room < len(DATA)
+    assert await pull(fills, source, len(DATA)) == DATA
+    await fills.drain(2)
+    assert fills.trouble is None
+    assert source.asked == [0, MIB]
+    assert ledger.reserved == 0
+    assert (ledger.used or 0) <= LIMIT
     await fills.aclose()
 
 
