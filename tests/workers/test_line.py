@@ -46,7 +46,6 @@ def test_each_call_gets_its_own_answer(calls: list[tuple[int, int, bool]], order
     """However large questions and answers are, in whatever order they are ready: the value and the descriptor that go
     together arrive together, and nothing is left open.
     """
-
     ready = order.sample(range(len(calls)), len(calls))
 
     async def run() -> None:
