@@ -48,7 +48,8 @@ class Flight:
         self.landed = asyncio.Event()
         self._start = start
         self._left = left
-        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._admitted = False
+        self._arriving: set[asyncio.Future[None]] = set()
         self._waiting: dict[asyncio.Future[None], int] = {}
 
     def __repr__(self) -> str:
@@ -64,13 +65,19 @@ class Flight:
         nobody waiting for headers; upstream gets `_PATIENCE` seconds for its answer. containerd gives up after 30 s
         without headers, and a clean error is better for as long as one may come.
         """
-        try:
-            async with asyncio.timeout(None if self.size is None else 0 if self.waits else _PATIENCE):
-                await asyncio.shield(self._opened)
-        except TimeoutError:
-            self.promised = True
-        except MirrorproxyError as error:
-            raise _again(error) from error
+        if not self._admitted and self.error is None:
+            # One for each: what all wait for together, and is shielded, would come two rounds of the loop later.
+            future = asyncio.get_running_loop().create_future()
+            self._arriving.add(future)
+            try:
+                async with asyncio.timeout(None if self.size is None else 0 if self.waits else _PATIENCE):
+                    await future
+            except TimeoutError:
+                self.promised = True
+            finally:
+                self._arriving.discard(future)
+        if not self._admitted and self.error is not None:
+            raise _again(self.error)
 
     def ready(self, start: int) -> int:
         """See `FileBlob.ready`."""
@@ -124,18 +131,21 @@ class Flight:
 
     def admit(self) -> None:
         """Upstream has the blob: clients may have their headers."""
-        if not self._opened.done():
-            self._opened.set_result(None)
+        self._admitted = True
+        self._let_in()
 
     def tell(self, error: MirrorproxyError) -> None:
         """It ends without the whole. With `CacheFailed`, readers are passed through."""
         self.error = error
         if isinstance(error, CacheFailed):
-            self.admit()
-        elif not self._opened.done():
-            self._opened.set_exception(error)
-            self._opened.exception()  # whoever waited may be gone
+            self._admitted = True
+        self._let_in()
         self.wake()
+
+    def _let_in(self) -> None:
+        for future in self._arriving:
+            if not future.done():
+                future.set_result(None)
 
     def land(self) -> None:
         """The download is over, or never began."""

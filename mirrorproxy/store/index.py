@@ -134,8 +134,8 @@ class Index:
     async def put_facts(self, repository: Repository, descriptors: Iterable[Descriptor]) -> None:
         """Remember that all these belong to the repository, and what they are, in one transaction."""
         self._writes += 1
-        descriptors = tuple(descriptors)
-        others: dict[tuple[Repository, Digest], Fact] = {}
+        writes, descriptors = self._writes, tuple(descriptors)
+        others: dict[Digest, Fact] = {}
         for each in descriptors:
             key, fact = (repository, each.digest), Fact(each.media_type, each.size)
             known = self._facts.get(key)
@@ -143,13 +143,16 @@ class Index:
                 self._facts.put(key, fact)
             elif known is None or known.media_type not in MEDIA_TYPES:
                 self._facts.drop(key)  # not put: the database may know it as a manifest
-                others[key] = fact
+                others[each.digest] = fact
         try:
-            await self._run(self._set, records.fact_rows(repository, descriptors))
+            certain = await self._run(self._set_facts, repository, descriptors, tuple(others))
         except CacheFailed:
-            for key, fact in others.items():
-                self._facts.put(key, fact)
+            for digest, fact in others.items():
+                self._facts.put((repository, digest), fact)
             raise
+        if writes == self._writes:  # the layers are asked for next: that need not wait for the database once more
+            for digest in certain:
+                self._facts.put((repository, digest), others[digest])
 
     async def forget_fact(self, repository: Repository, digest: Digest) -> None:
         """Forget that the digest belongs to the repository: upstream said that it does not."""
@@ -342,6 +345,12 @@ class Index:
     def _get_fact(self, repository: Repository, digest: Digest) -> Fact | None:
         first, second = records.fact_keys(repository, digest)
         return self._get(first, records.parse_fact) or self._get(second, records.parse_fact)
+
+    def _set_facts(self, repository: Repository, facts: Iterable[Descriptor], unsure: Iterable[Digest]) -> list[Digest]:
+        """Put them down. Returns which of the `unsure` are no manifests."""
+        self._set(records.fact_rows(repository, facts))
+        rows = self._rows
+        return [digest for digest in unsure if rows.get(records.fact_keys(repository, digest)[0]) is None]
 
     def _get_all(
         self, digests: Iterable[Digest], key: Callable[[Digest], str], parse: Callable[[bytes], T]

@@ -134,6 +134,15 @@ class TestFacts:
         assert await index.fact(ALPINE, ONE) == Fact(OCI_MANIFEST, 500)
         await index.aclose()
 
+    async def test_the_layers_of_what_just_came_are_in_memory(self, index: Index) -> None:
+        """They are asked for next; a digest that the database has as a manifest is no layer, whatever names it."""
+        await index.put_facts(ALPINE, [Descriptor(OCI_MANIFEST, ONE, 500)])
+        index = await reopened(index)
+        await index.put_facts(ALPINE, [Descriptor(LAYER, TWO, 2), Descriptor(LAYER, ONE, 500)])
+        assert index.peek_fact(ALPINE, TWO) == Fact(LAYER, 2)
+        assert index.peek_fact(ALPINE, ONE) is None
+        await index.aclose()
+
     async def test_the_last_word_on_a_blob_counts(self, index: Index) -> None:
         """Also where memory knew another."""
         for size in (1, 2):

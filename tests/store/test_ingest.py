@@ -79,6 +79,28 @@ async def test_the_order_of_writing_does_not_matter(partials: Partials, blobs: B
     assert blobs.path(DIGEST).read_bytes() == DATA
 
 
+async def test_without_a_thread_nothing_is_kept(partials: Partials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no thread left it is as if the disk failed, at once: clients are passed through."""
+    start = threading.Thread.start
+
+    def none_left(thread: threading.Thread) -> None:
+        if thread.name.startswith("ingest"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    ingest = await partials.open(DIGEST)
+    with pytest.raises(CacheFailed, match="can't start new thread"):
+        await ingest.verify()
+    with pytest.raises(CacheFailed):
+        await ingest.write(0, DATA)
+    assert ingest.hash_so_far()[1] == 0
+    await ingest.discard()
+    ingest.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(ingest.fd)
+
+
 async def test_readers_see_bytes_as_they_come(partials: Partials) -> None:
     """What `spans` says is in the file."""
     ingest = await partials.open(DIGEST)
