@@ -65,7 +65,7 @@ class Pump:
         # A descriptor of our own: the transport's may be closed, and its number another's, while we wait; and
         # add_writer refuses a transport's descriptor.
         self._socket = os.dup(transport.get_extra_info("socket").fileno())
-        self._file = blob.fd
+        self._file = -1  # that of a download may come to be with its first byte
         self._stop = start  # up to where the file may be sent now
         self._warm = start  # up to where a thread has just read it
         self._turn: asyncio.Future[None] | None = None  # ends when it is no longer the client that is waited for
@@ -76,6 +76,7 @@ class Pump:
             while self.at < self._end:
                 self._stop = min(self._blob.ready(self.at), self._end)
                 if self._stop > self.at:
+                    self._file = self._blob.fd
                     await self._send()
                 else:
                     await self._blob.wait(self.at)
