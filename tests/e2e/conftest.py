@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from mirrorproxy.names import Digest
-from tests.e2e.proxy import RUNNING, Proxy
+from tests.e2e.proxy import RUNNING, Proxy, served_by
 from tests.fakes.content import Image
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk, Seen
@@ -104,6 +104,20 @@ class Place:
         return self.proxy.cache / "blobs" / digest.algorithm / digest.hex
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a module's tests once for each of its `WORKERS`, where it has that."""
+    if (several := getattr(metafunc.module, "WORKERS", None)) is not None:
+        ids = [f"{count} workers" for count in several]
+        metafunc.parametrize("workers", several, ids=ids, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many workers the services have that are made from now on."""
+    with served_by(getattr(request, "param", 1)) as workers:
+        yield workers
+
+
 @pytest.fixture(autouse=True)
 def _no_task_left() -> None:
     """The service has a process of its own; what runs here is the hub, which serves a module's tests one by one."""
@@ -118,7 +132,7 @@ async def hub() -> AsyncIterator[Hub]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def proxy(
-    hub: Hub, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    hub: Hub, workers: int, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> AsyncIterator[Proxy]:
     """The service, with many upstreams that are all this hub: each test has one of its own, and so nothing of what went
     wrong for another. A module's `UPSTREAM` has what is different in their settings, `PLACES` how many it takes.
@@ -130,7 +144,7 @@ async def proxy(
 
 
 @pytest.fixture(scope="module")
-def numbers() -> "itertools.count[int]":
+def numbers(workers: int) -> "itertools.count[int]":
     """Of the tests of a module."""
     return itertools.count()
 

@@ -10,7 +10,7 @@ import signal
 import ssl
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,18 @@ RUNNING: list["Proxy"] = []
 _START = 30.0  # seconds until it is ready
 _END = 20.0  # until it has ended
 _serial = itertools.count(1)
+_workers = 1
+
+
+@contextlib.contextmanager
+def served_by(workers: int) -> Iterator[int]:
+    """From now on services have so many workers, where nothing else is said."""
+    global _workers  # noqa: PLW0603 - services are made in many places
+    before, _workers = _workers, workers
+    try:
+        yield workers
+    finally:
+        _workers = before
 
 
 def own_address() -> str:
@@ -39,8 +51,9 @@ def own_address() -> str:
 class Proxy:
     """One service with its configuration, cache and logs in `directory`; `async with`, or `start` and `stop`.
 
-    `settings` are written to its configuration file at each start; `server.listen` and `cache` have values that suit
-    tests where none are given. `within` is a command that it is started by, `tls` what its clients trust.
+    `settings` are written to its configuration file at each start; `server.listen`, `server.workers` and `cache` have
+    values that suit tests where none are given. `within` is a command that it is started by, `tls` what its clients
+    trust.
     """
 
     def __init__(
@@ -55,7 +68,7 @@ class Proxy:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        server = {"listen": [own_address()], **settings.get("server", {})}
+        server = {"listen": [own_address()], "workers": _workers, **settings.get("server", {})}
         self.address = server["listen"][0]
         self.settings: dict[str, Any] = {
             **settings,

@@ -15,15 +15,26 @@ from tests.e2e.conftest import (
     numbers,
     place,
     places,
+    pytest_generate_tests,
     pytest_runtest_makereport,
     settings,
     upstream,
+    workers,
 )
 from tests.e2e.proxy import Proxy
 from tests.fakes.hub import Hub
 from tests.fakes.script import Seen
 
-__all__ = ["_no_task_left", "hub", "numbers", "place", "places", "pytest_runtest_makereport"]
+__all__ = [
+    "_no_task_left",
+    "hub",
+    "numbers",
+    "place",
+    "places",
+    "pytest_generate_tests",
+    "pytest_runtest_makereport",
+    "workers",
+]
 
 MIB = 1 << 20
 BUDGET = "20s"
@@ -56,7 +67,7 @@ def check_sent_once(seen: list[Seen], size: int) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def proxy(
-    hub: Hub, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    hub: Hub, workers: int, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> AsyncIterator[Proxy]:
     """The service for all tests of a module, each of which has an upstream of its own: see `tests.e2e`. The module's
     `UPSTREAM` has what is different in their settings, `FILLS` in those of downloads, `PLACES` how many it takes.
