@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "mirrorproxy"
 FLOORS = [  # bottom first; the modules of one floor do not know each other
-    {"errors", "logs", "patterns", "tracing", "units"},
+    {"errors", "heap", "logs", "patterns", "tracing", "units"},
     {"names", "spans", "tasks"},
     {"manifests"},
     {"registry", "config"},

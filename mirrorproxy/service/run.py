@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 
-from mirrorproxy import tracing
+from mirrorproxy import heap, tracing
 from mirrorproxy.config import ConfigError, Loaded
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.logs import set_up
@@ -29,6 +29,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[sock
     """
     set_up(loaded.settings.log.level, loaded.settings.log.format)
     notifier = Notifier.from_environment(os.environ)
+    heap.share_one()
     try:
         asyncio.run(_serve(loaded, reload, inherited, notifier))
     except (CacheFailed, OSError) as error:

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from mirrorproxy import tracing
+from mirrorproxy import heap, tracing
 from mirrorproxy.listening.certificate import Certificate
 from mirrorproxy.listening.listening import Listening, raise_file_limit
 from mirrorproxy.logs import set_up, wants_json
@@ -33,6 +33,7 @@ def main(line: int, listening: Sequence[int]) -> int:
     """Serve over these descriptors until the core says so, or is gone; the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever signals all processes of a service: the core knows what to do
+    heap.share_one()
     asyncio.run(_serve(socket.socket(fileno=line), [socket.socket(fileno=each) for each in listening]))
     return os.EX_OK
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.memory import processor_seconds
+from bench.memory import processor_seconds, tree
 from tests.e2e.authority import Authority
 from tests.e2e.conftest import settings, upstream
 from tests.e2e.proxy import Proxy
@@ -39,6 +39,15 @@ def breaks_some() -> Callable[[Seen], Quirk | None]:
         return Quirk(cut=200_000, reset=nth % 10 == 0) if nth % 5 == 0 else None
 
     return choose
+
+
+def heaps(pid: int) -> int:
+    """How many a process has beside its first: the C library reserves 64 MiB of addresses for each."""
+    found = 0
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        start, end = (int(each, 16) for each in line.split()[0].split("-"))
+        found += line.split()[1] == "---p" and 32 * MIB < end - start <= 64 * MIB
+    return found
 
 
 async def soak(hub: Hub, folder: Path, seconds: float, workers: int, *, tls: bool, growth: int) -> None:
@@ -81,6 +90,7 @@ async def soak(hub: Hub, folder: Path, seconds: float, workers: int, *, tls: boo
         assert await proxy.total("digest_mismatches_total") == 0
         assert await proxy.total("http_requests_inflight") == 1  # the one that asks
         assert await proxy.total("fill_readers") == 0
+        assert {pid: heaps(pid) for pid in tree(proxy.pid)} == dict.fromkeys(tree(proxy.pid), 0)
 
 
 @pytest.mark.parametrize(("workers", "tls"), [(1, True), (2, False)])

@@ -1,0 +1,29 @@
+"""One heap for all threads."""
+
+import subprocess
+import sys
+
+import pytest
+
+THREADS = """
+import ctypes, threading
+from mirrorproxy import heap
+{call}
+begun = threading.Barrier(5)
+kept = []
+def work():
+    begun.wait()
+    kept.append([bytes(2000) for _ in range(1000)])
+threads = [threading.Thread(target=work) for _ in range(5)]
+for each in threads: each.start()
+for each in threads: each.join()
+ctypes.CDLL(None).malloc_info(0, ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stdout"))
+ctypes.CDLL(None).fflush(None)
+"""
+
+
+@pytest.mark.parametrize(("call", "one"), [("heap.share_one()", True), ("", False)])
+def test_threads_share_one(call: str, one: bool) -> None:
+    """As `malloc_info` counts them; without it each of five threads has its own, as far as there are enough cores."""
+    run = subprocess.run([sys.executable, "-c", THREADS.format(call=call)], capture_output=True, text=True, check=True)
+    assert (run.stdout.count("<heap nr=") == 1) is one
