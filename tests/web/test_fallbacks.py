@@ -190,3 +190,23 @@ async def test_a_growing_file_of_unknown_size(serve: Serve, tls: bool) -> None:
     assert answer.complete
     assert answer.body == DATA
     assert served.registry.opened["chunks"] == 0
+
+
+async def test_a_file_that_is_made_after_the_headers_went(serve: Serve, tls: bool) -> None:
+    """A download that waits for its turn has no file yet: it is sent from the file all the same, once there is one."""
+
+    class Later(MemoryFileBlob):
+        def __init__(self, growth: Growth, registry: MemoryRegistry) -> None:
+            super().__init__(growth, HIT, registry.opened)
+            self._made, self.fd = self.fd, -1
+
+        def ready(self, start: int) -> int:
+            if self._growth.available:
+                self.fd = self._made
+            return super().ready(start)
+
+    served, growth = await serving(serve, Later, tls=tls)
+    asyncio.get_running_loop().call_later(0.05, growth.finish)
+    answer = await served.ask(TARGET)
+    assert answer.body == DATA
+    assert served.registry.opened["chunks"] == 0
