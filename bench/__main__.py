@@ -58,7 +58,7 @@ class Result:
             self.reasons.append(f"{row.name}, {server.name}: {unable}")
 
 
-def run(measured: list[Row], names: list[str], rounds: int, seconds: int, parent: str | None) -> Result:
+def run(measured: list[Row], names: list[str], rounds: int, seconds: int, parent: str | None, workers: str) -> Result:
     """Every row, in every round. Servers are measured in turn, while the others are idle."""
     result = Result()
     with contextlib.ExitStack() as stack:
@@ -69,7 +69,7 @@ def run(measured: list[Row], names: list[str], rounds: int, seconds: int, parent
         origin = stack.enter_context(contextlib.closing(Origin(LARGE)))
         stage = Stage(origin, origin.add("warm", LAYERS), seconds)
         certificate = Certificate(folder)
-        servers = [_start(stack, stage, name, folder / name, certificate) for name in names]
+        servers = [_start(stack, stage, name, folder / name, certificate, workers) for name in names]
         figures = {(MEMORY.key, server.name): server.pid for server in servers}
         figures |= {(MEMORY_TLS.key, server.name): server.secure.pid for server in servers if server.secure}
         peaks = stack.enter_context(contextlib.closing(Peaks(figures)))
@@ -95,9 +95,11 @@ def run(measured: list[Row], names: list[str], rounds: int, seconds: int, parent
     return result
 
 
-def _start(stack: contextlib.ExitStack, stage: Stage, name: str, folder: Path, certificate: Certificate) -> Server:
+def _start(
+    stack: contextlib.ExitStack, stage: Stage, name: str, folder: Path, certificate: Certificate, workers: str
+) -> Server:
     _say(f"starting {name}")
-    return stack.enter_context(start(name, folder, stage.origin, stage.image, certificate))
+    return stack.enter_context(start(name, folder, stage.origin, stage.image, certificate, workers))
 
 
 def table(measured: list[Row], result: Result) -> str:
@@ -155,6 +157,12 @@ def main() -> int:
     parser.add_argument(
         "--directory", help="where the caches are kept meanwhile (default: the system's temporary folder)"
     )
+    parser.add_argument(
+        "--workers",
+        default="auto",
+        metavar="N",
+        help="server.workers of mirrorproxy (default: %(default)s, as nginx has)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write all samples, medians and the machine there")
     options = parser.parse_args()
     measured = [row for row in ROWS if row.name in (options.only or names)]
@@ -164,7 +172,7 @@ def main() -> int:
     try:
         require_tools()
         machine = versions()
-        result = run(measured, options.server or list(ALL), rounds, seconds, options.directory)
+        result = run(measured, options.server or list(ALL), rounds, seconds, options.directory, options.workers)
     except (Failure, OSError, subprocess.TimeoutExpired) as failure:
         _say(f"bench: {failure}")
         return 1
@@ -172,7 +180,7 @@ def main() -> int:
     print(f"{machine}; medians of {rounds}, wrk for {seconds} s, {time.monotonic() - began:.0f} s in all\n")
     print(table(measured, result), *["", *lines, "", *result.reasons], sep="\n")
     if options.json:
-        run_of = {"machine": machine, "rounds": rounds, "seconds": seconds}
+        run_of = {"machine": machine, "rounds": rounds, "seconds": seconds, "workers": options.workers}
         found = {"samples": result.samples, "medians": result.medians(), "unable": result.reasons, "bars": lines}
         Path(options.json).write_text(json.dumps({**run_of, **found}, indent=2) + "\n")
     return 2 if missed else 0

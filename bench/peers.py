@@ -95,15 +95,20 @@ def versions() -> str:
 
 
 @contextlib.contextmanager
-def start(name: str, folder: Path, origin: Origin, image: Image, certificate: "Certificate") -> Iterator[Server]:
-    """The server of that name, ready within the context, and the same with TLS. Raises Failure if it does not start."""
+def start(
+    name: str, folder: Path, origin: Origin, image: Image, certificate: "Certificate", workers: str
+) -> Iterator[Server]:
+    """The server of that name, ready within the context, and the same with TLS. Raises Failure if it does not start.
+
+    `workers` is mirrorproxy's `server.workers`.
+    """
     with contextlib.ExitStack() as stack:
 
         def begin(place: Path, tls: Certificate | None) -> Server:
             place.mkdir()
             match name:
                 case "mirrorproxy":
-                    running = mirrorproxy(place, origin, tls)
+                    running = mirrorproxy(place, origin, tls, workers)
                 case "docker-registry":
                     running = docker_registry(place, origin, tls)
                 case "nginx":
@@ -135,11 +140,13 @@ class Certificate:
         authority.configure_trust(self.trust)
 
 
-def mirrorproxy(folder: Path, origin: Origin, tls: Certificate | None) -> contextlib.AbstractContextManager[Server]:
-    """The project itself with its default configuration, apart from where it listens, keeps and asks."""
+def mirrorproxy(
+    folder: Path, origin: Origin, tls: Certificate | None, workers: str
+) -> contextlib.AbstractContextManager[Server]:
+    """The project itself with its default configuration, apart from its workers and where it listens, keeps, asks."""
     port = _free_port()
     config: dict[str, Any] = {
-        "server": {"listen": [f"127.0.0.1:{port}"]},
+        "server": {"listen": [f"127.0.0.1:{port}"], "workers": workers},
         "cache": {"directory": str(folder / "cache")},
         "upstreams": {"docker.io": {"endpoints": [origin.url], "default": True}},
     }
