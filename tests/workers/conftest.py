@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -47,7 +47,15 @@ def beside(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return Tasks().start(work, name="beside the test")
 
 
-Reach = Callable[[Registry], tuple[Remote, Hub]]
+class Reached(NamedTuple):
+    """A worker's view of a registry, the core's end of the line, and what was asked over it."""
+
+    remote: Remote
+    hub: Hub
+    asked: list[str]
+
+
+Reach = Callable[[Registry], Reached]
 
 
 @pytest.fixture
@@ -55,7 +63,8 @@ async def reach() -> AsyncIterator[Reach]:
     """Makes a worker's view of a registry, and the core's end of the line."""
     async with AsyncExitStack() as stack:
 
-        def made(registry: Registry) -> tuple[Remote, Hub]:
+        def made(registry: Registry) -> Reached:
+            asked: list[str] = []
             hub = Hub(registry, NoCatalog(), OwnPages(Probes(), Metrics(["docker.io"]).collectors))
             closing = Tasks()
 
@@ -63,7 +72,11 @@ async def reach() -> AsyncIterator[Reach]:
                 assert name == "close"
                 closing.start(hub.close(*arguments), name="close")
 
-            asking, answering = lines(hub.answer, told)
+            async def answer(name: str, arguments: tuple[Any, ...]) -> Answer:
+                asked.append(name)
+                return await hub.answer(name, arguments)
+
+            asking, answering = lines(answer, told)
             remote = Remote(asking)
 
             async def close() -> None:
@@ -74,6 +87,6 @@ async def reach() -> AsyncIterator[Reach]:
                 await hub.aclose()
 
             stack.push_async_callback(close)
-            return remote, hub
+            return Reached(remote, hub, asked)
 
         yield made

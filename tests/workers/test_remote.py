@@ -17,10 +17,11 @@ from mirrorproxy.workers.remote import Remote
 from tests.cache.conftest import World, world
 from tests.contracts.registry_contract import SAMPLE, RegistryContract, read
 from tests.fakes.memory import MemoryRegistry
+from tests.web.conftest import Serve, serve
 from tests.web.test_memory import serving_sample
 from tests.workers.conftest import Reach, beside
 
-__all__ = ["world"]
+__all__ = ["serve", "world"]
 
 REPOSITORY = SAMPLE.repository
 LARGE = max(SAMPLE.blobs, key=lambda digest: len(SAMPLE.blobs[digest]))
@@ -34,7 +35,7 @@ class TestOverWhatIsPassedThrough(RegistryContract):
     async def registry(self, request: pytest.FixtureRequest, reach: Reach) -> Registry:
         """The sample, at the other end of a line."""
         blobs_are: Literal["file", "memory", "stream"] = request.param
-        return reach(serving_sample(MemoryRegistry(blobs_are)))[0]
+        return reach(serving_sample(MemoryRegistry(blobs_are))).remote
 
 
 class TestOverTheCache(RegistryContract):
@@ -45,8 +46,8 @@ class TestOverTheCache(RegistryContract):
         """The sample, cached or not yet."""
         serving_sample(world.origin)
         if request.param == "warm":
-            await _keep_all(world.cached)
-        return reach(world.cached)[0]
+            await _keep_all(world)
+        return reach(world.cached).remote
 
 
 class TestTheOthers(RegistryContract):
@@ -63,16 +64,18 @@ class TestTheOthers(RegistryContract):
         return Guarded(world.cached, ["library/*"])
 
 
-async def _keep_all(registry: Registry) -> None:
+async def _keep_all(world: World) -> None:
     for digest, data in SAMPLE.blobs.items():
-        async with aclosing(await registry.blob(REPOSITORY, digest)) as blob:
+        async with aclosing(await world.cached.blob(REPOSITORY, digest)) as blob:
             assert await read(blob) == data
+    while len(world.fills):
+        await asyncio.sleep(0)
 
 
 async def test_one_transfer_for_all_who_read(world: World, reach: Reach) -> None:
     """Of two workers: each reader gets the bytes as they come, and the origin was asked once."""
     serving_sample(world.origin)
-    workers = [reach(world.cached)[0] for _ in range(2)]
+    workers = [reach(world.cached).remote for _ in range(2)]
 
     async def pull(worker: Remote) -> tuple[bytes, Result]:
         async with aclosing(await worker.blob(REPOSITORY, LARGE)) as blob:
@@ -95,11 +98,23 @@ async def _by_file(blob: FileBlob) -> bytes:
     return data
 
 
+async def test_bytes_go_past_the_core(world: World, reach: Reach, serve: Serve) -> None:
+    """From the file to the client, of a download that has just begun and of what is cached: none come by the line."""
+    serving_sample(world.origin)
+    remote, _, asked = reach(world.cached)
+    served = await serve(cast("MemoryRegistry", remote))
+    for _ in range(2):
+        answer = await served.ask(f"/v2/library/sample/blobs/{LARGE}?ns=docker.io")
+        assert answer.body == DATA
+    assert "wait" in asked
+    assert "chunk" not in asked
+
+
 async def test_a_file_is_kept_for_a_moment(world: World, reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks next gets the same file, and the core is not asked; after a second it is, and when all is forgotten."""
     serving_sample(world.origin)
-    await _keep_all(world.cached)
-    remote, hub = reach(world.cached)
+    await _keep_all(world)
+    remote, hub, _ = reach(world.cached)
     world.uses.clear()
     for _ in range(3):
         async with aclosing(await remote.blob(REPOSITORY, LARGE)) as blob:
@@ -124,8 +139,8 @@ async def test_a_file_is_kept_for_a_moment(world: World, reach: Reach, monkeypat
 async def test_a_reader_of_what_is_removed_finishes(world: World, reach: Reach) -> None:
     """The file is open here, whatever becomes of its name."""
     serving_sample(world.origin)
-    await _keep_all(world.cached)
-    remote, _ = reach(world.cached)
+    await _keep_all(world)
+    remote, *_ = reach(world.cached)
     async with aclosing(await remote.blob(REPOSITORY, LARGE)) as blob:
         remote.let_go(all_of_them=True)
         await world.blobs.remove(LARGE)
@@ -135,8 +150,8 @@ async def test_a_reader_of_what_is_removed_finishes(world: World, reach: Reach) 
 async def test_a_file_that_cannot_be_read_comes_by_the_line(world: World, reach: Reach) -> None:
     """What became shorter than it was is fetched from the origin by the core."""
     serving_sample(world.origin)
-    await _keep_all(world.cached)
-    remote, _ = reach(world.cached)
+    await _keep_all(world)
+    remote, *_ = reach(world.cached)
     async with aclosing(await remote.blob(REPOSITORY, LARGE)) as blob:
         path = world.blobs.path(LARGE)
         path.chmod(0o600)
@@ -148,7 +163,7 @@ async def test_nobody_waits_any_more(world: World, reach: Reach) -> None:
     """A reader that leaves takes its wish with it: the core does not fetch for it."""
     serving_sample(world.origin)
     gate = world.origin.hold("blob")
-    remote, hub = reach(world.cached)
+    remote, hub, _ = reach(world.cached)
     opening = beside(remote.blob(REPOSITORY, LARGE))
     while world.asked() != ["blob"]:
         await asyncio.sleep(0)
@@ -165,7 +180,7 @@ async def test_errors_are_those_of_the_registry(reach: Reach) -> None:
     """Before the first byte and in the middle."""
     registry = MemoryRegistry("stream")
     serving_sample(registry)
-    remote, _ = reach(registry)
+    remote, *_ = reach(registry)
     with pytest.raises(BlobUnknown):
         await remote.blob(REPOSITORY, Digest.of(b"absent"))
     registry.fail("stat", ServerFailed("out of order", retry_after=3.0))
@@ -179,7 +194,7 @@ async def test_a_download_that_goes_wrong_fails_all_who_read_it(world: World, re
     serving_sample(world.origin)
     digest = Digest.of(b"not what comes")
     growth = world.origin.put_growing(REPOSITORY, os.urandom(300_000), available=200_000, digest=digest)
-    remote, hub = reach(world.cached)
+    remote, hub, _ = reach(world.cached)
     blobs = [cast("FileBlob", await remote.blob(REPOSITORY, digest)) for _ in range(3)]
     for blob in blobs:
         await blob.wait(0)
@@ -203,7 +218,7 @@ async def test_a_download_that_goes_wrong_fails_all_who_read_it(world: World, re
 
 async def test_the_pages_say_when_the_core_does_not_answer(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker alone is no service."""
-    remote, hub = reach(MemoryRegistry("file"))
+    remote, hub, _ = reach(MemoryRegistry("file"))
     assert (await remote.live())[0] == 200
     assert (await remote.ready(verbose=False))[0] == 503  # it is starting
     assert b"mirrorproxy_" in (await remote.metrics(""))[2]
