@@ -108,7 +108,7 @@ async def test_so_many_connections(serve: Serve, hub: Hub, most: int) -> None:
     async with serve(connections=most) as proxy:
         place = at(hub, proxy)
         data, digest = layer(place, 24 * MIB)
-        begun = each_at_its_beginning(place, Quirk(rate=8 * MIB))
+        begun = each_at_its_beginning(place, Quirk(rate=8 * MIB // most))
         await pull(place, data, digest)
         assert max(begun) == most, begun
         assert (len(place.seen("cdn")) == 1) is (most == 1)
