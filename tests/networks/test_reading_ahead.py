@@ -216,7 +216,7 @@ async def test_a_far_upstream(serve: Serve, hub: Hub) -> None:
                 direct = await pull(relay.url.removeprefix("http://"), place.repository, made)
                 plain.log.clear()
                 took = await pull(proxy.address, place.repository, made)
-    assert took <= 0.75 * direct
+    assert took <= 0.7 * direct  # four round trips of seven, and what it takes to compute
     assert sorted(seen.method for seen in plain.log) == ["GET"] * 14
 
 
