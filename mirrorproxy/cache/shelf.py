@@ -29,7 +29,8 @@ T = TypeVar("T")
 _HOT_BYTES = 16 << 20  # manifests kept in memory, by their size; a typical one has 1 to 10 KiB
 _THREAD_FROM = 64 << 10  # bytes whose JSON would take 0.5 ms and more of the event loop; the largest 50
 _READ = 256 << 10
-_SAY_EVERY = 30.0  # seconds
+_SAY_EVERY = 30.0  # seconds between two lines about what the disk or the index does wrong
+_SAY_AGAIN = 3600.0  # and between two that are about the same
 HIT = Outcome(Result.HIT, stored=True)
 
 
@@ -123,7 +124,7 @@ class Shelf:
         self._changed = changed
         self._used = used or _unnoted
         self._grown = grown
-        self._said = -_SAY_EVERY
+        self._said, self._said_of = -_SAY_EVERY, ""
         self.suspect: Callable[[Digest], None] = lambda _: None
         """Is told of content whose file could not be read."""
         self._hot: Recent[Digest, Manifest] = Recent(_HOT_BYTES, lambda manifest: 1024 + 2 * len(manifest.body))
@@ -182,6 +183,7 @@ class Shelf:
                 await self._index.put_origin(digest, manifest.outcome.endpoint)
         except CacheFailed as error:
             self._say("%s@%s is not kept: %s", repository, digest, error)
+            self._changed()  # some of it may be, and the rest later
             return False
         self._hot.put(digest, Manifest(manifest.descriptor, manifest.body, manifest.contents, HIT))
         self._changed()
@@ -253,7 +255,7 @@ class Shelf:
 
     def _say(self, message: str, *args: object) -> None:
         """What the disk or the index does wrong, now and then: it does so for all that comes."""
-        now = time.monotonic()
-        if now - self._said >= _SAY_EVERY:
-            self._said = now
+        now, problem = time.monotonic(), str(args[-1])
+        if now - self._said >= (_SAY_AGAIN if problem == self._said_of else _SAY_EVERY):
+            self._said, self._said_of = now, problem
             log.warning(message, *args)

@@ -101,6 +101,7 @@ class Retention:
         self._checking: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._next_look = 0.0
+        self._uncounted = False
         self._shrinking = False  # down to the low mark
 
     async def open(self) -> None:
@@ -197,9 +198,11 @@ class Retention:
     async def _check(self, *, lost: bool = False) -> None:
         try:
             await self._account.check(self._removing, lost=lost)
+            self._uncounted = False
         except CacheFailed as error:
-            log.warning("the content on the disk cannot be counted: %s", error)
-            self._uses.lost = True
+            if not self._uncounted:
+                log.warning("the content on the disk cannot be counted: %s", error)
+            self._uses.lost = self._uncounted = True
 
     async def _make_room(self, until: float) -> bool:
         """Evict down to the low mark, with a rest after each step; True where the next call is to go on with it."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from time import monotonic
 
@@ -15,27 +15,32 @@ from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, image
 from mirrorproxy.retention import Bounds, Retention, Rule
 from mirrorproxy.store.blobs import BlobStore
+from mirrorproxy.store.files import can_only_be_read
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.ingest import Partials
 from mirrorproxy.store.layout import LayoutWriter, rebuild
 from mirrorproxy.store.ledger import Ledger
 from mirrorproxy.store.owner import InUse, Owner
 from mirrorproxy.store.pins import Pin, PinFile
+from mirrorproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 _COMMANDS_END = 30.0  # seconds that a command which has the directory is waited for
 _TRY_AGAIN = 0.1
+_LOOK_EVERY = 2.0  # seconds between two looks at whether a directory that could only be read can be written
 
 
 class Contents:
     """The parts of the store over one directory, and who owns it. `open` it; `aclose` in any case.
 
-    `changed` is called when a tag, a manifest or other content came or went.
+    `changed` is called when a tag, a manifest or other content came or went; `thawed` when a directory that could only
+    be read at the start can be written.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, *, keep_open: int = 512) -> None:
         self.changed: Callable[[], None] = lambda: None
+        self.thawed: Callable[[], Awaitable[None]] = _nothing
         self.directory = directory = settings.cache.directory
         self._settings = settings
         self._parts = AsyncExitStack()  # closed in the opposite order of their opening
@@ -72,6 +77,15 @@ class Contents:
         owner = await self._own(who, patience)
         self._parts.callback(owner.release)
         await asyncio.to_thread(self.blobs.prepare)
+        if await asyncio.to_thread(can_only_be_read, self.directory):
+            log.warning(
+                "%s is on a read-only file system: until it can be written, what is cached is served, and all else "
+                "passes through and is not kept",
+                self.directory,
+            )
+            tasks = Tasks()
+            self._parts.push_async_callback(tasks.aclose)
+            tasks.start(self._await_thaw(owner), name="wait until the cache directory can be written")
         self._parts.push_async_callback(self.index.aclose)
         try:
             await self.index.open()
@@ -84,6 +98,17 @@ class Contents:
         self.use(self._settings)
         await self.retention.open()
         self._parts.push_async_callback(self.retention.aclose)
+
+    async def _await_thaw(self, owner: Owner) -> None:
+        while await asyncio.to_thread(can_only_be_read, self.directory):  # noqa: ASYNC110 - nobody else knows
+            await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.to_thread(owner.introduce)
+        try:
+            await asyncio.to_thread(self.blobs.prepare)
+        except CacheFailed as error:
+            log.error("%s", error)
+        log.info("%s can be written again", self.directory)
+        await self.thawed()
 
     async def _own(self, who: str, patience: float) -> Owner:
         until = monotonic() + patience
@@ -107,6 +132,8 @@ class Contents:
 
     async def rebuild(self) -> None:
         """Fill an index that is new, or was lost while running. What fails is logged, and can be tried again."""
+        if await asyncio.to_thread(can_only_be_read, self.directory):
+            return
         try:
             count = await rebuild(self.blobs, self.index, self.directory)
         except CacheFailed as error:
@@ -144,6 +171,10 @@ class Contents:
     def _corrupt(self, digest: Digest, size: int) -> None:
         self.changed()
         self.retention.corrupt(digest, size)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -222,6 +222,7 @@ class Service:
             await admin.start()
         except CacheFailed as error:  # a full disk: commands wait, pulls do not
             log.error("%s; commands cannot reach this service", error)
+            self._contents.thawed = self._listen_to_commands
 
     def _quarantined(self, size: int) -> None:
         self._contents.ledger.aside = size

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirrorproxy.errors import CacheFailed
-from mirrorproxy.store.files import TEMPORARY, disk_errors, sync_folder, temporary, write_whole
+from mirrorproxy.store.files import TEMPORARY, can_only_be_read, disk_errors, sync_folder, temporary, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,12 @@ def prepare(directory: Path) -> None:
     """Make the folders and the files of an empty layout where they are missing, and clear what a crash left.
 
     What an older version wrote is brought to the present format. Raises `CacheFailed`, also where a newer one wrote it:
-    then nothing was touched.
+    then nothing was touched. One that can only be read is left as it is.
     """
     with disk_errors("prepare the cache directory"):
         found = _format_of(directory)
+        if can_only_be_read(directory):
+            return
         blobs, partial = directory / "blobs", directory / "partial"
         _make_private(directory)
         for folder in (blobs, *(blobs / name for name in ALGORITHMS), partial, directory / "quarantine"):

@@ -32,6 +32,14 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise CacheFailed(f"cannot {doing}: {error.strerror or error}", detail={"errno": name}) from error
 
 
+def can_only_be_read(path: Path) -> bool:
+    """Is it on a file system that is mounted read-only, here or as a whole? False where that cannot be told."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def temporary(scratch: Path) -> Path:
     """A name in `scratch` that nobody else has."""
     return scratch / f"{TEMPORARY}{_run}-{next(_count)}"

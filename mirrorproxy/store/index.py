@@ -24,6 +24,7 @@ from mirrorproxy.registry import Kind, Listing
 from mirrorproxy.store import records
 from mirrorproxy.store.files import disk_errors
 from mirrorproxy.store.memory import Recent
+from mirrorproxy.store.owed import Owed
 from mirrorproxy.store.queues import ContentQueues
 from mirrorproxy.store.records import BAD_ROW, Fact, KeptListing, TagRecord, Used
 from mirrorproxy.store.repositories import repositories
@@ -38,7 +39,7 @@ _REMEMBERED = 4096  # tags, and as many facts, that are found without a thread
 _PAGE = 128  # rows read at a time: about a millisecond, for which others wait
 _LISTINGS = 64 << 20  # bytes of all listings together: clients choose the queries, so there must be a bound
 _LARGEST_LISTING = 4 << 20
-_TRY_AGAIN = 5.0  # seconds between attempts to open a database that could not be opened
+_TRY_AGAIN = 5.0  # seconds between attempts to open a database that could not be opened, or only be read
 _REBUILT = "meta:rebuilt"
 
 
@@ -58,6 +59,7 @@ class Index:
         self._listed = 0
         self._tags: Recent[tuple[Repository, Tag], TagRecord] = Recent(_REMEMBERED)
         self._facts: Recent[tuple[Repository, Digest], Fact] = Recent(_REMEMBERED)
+        self._owed = Owed(lambda: self._rows)
         self._writes = 0
         self.rebuild_needed = False
         self.is_new = False
@@ -70,6 +72,11 @@ class Index:
     def is_open(self) -> bool:
         """Could the database be opened?"""
         return self._connected is not None
+
+    @property
+    def is_behind(self) -> bool:
+        """Does the database lack what could not be written into it?"""
+        return len(self._owed) > 0
 
     async def open(self) -> None:
         """Open the database, a new one where there is none or it is broken. When it fails it is tried again later."""
@@ -105,13 +112,13 @@ class Index:
         """Remember what the tag points at."""
         self._writes += 1
         self._tags.put((repository, tag), record)
-        await self._run(self._set, [(records.tag_key(repository, tag), records.tag_row(record))])
+        await self._run(self._owed.write, [(records.tag_key(repository, tag), records.tag_row(record))])
 
     async def forget_tag(self, repository: Repository, tag: Tag) -> None:
         """Forget the tag: upstream said that it is not there."""
         self._writes += 1
         self._tags.drop((repository, tag))
-        await self._run(self._delete, [records.tag_key(repository, tag)])
+        await self._run(self._owed.delete, [records.tag_key(repository, tag)])
 
     def peek_fact(self, repository: Repository, digest: Digest) -> Fact | None:
         """The fact, if it is in memory."""
@@ -158,7 +165,7 @@ class Index:
         """Forget that the digest belongs to the repository: upstream said that it does not."""
         self._writes += 1
         self._facts.drop((repository, digest))
-        await self._run(self._delete, records.fact_keys(repository, digest))
+        await self._run(self._owed.delete, records.fact_keys(repository, digest))
 
     async def restore(
         self, repository: Repository, descriptors: Iterable[Descriptor], tags: Iterable[Tag] = ()
@@ -170,11 +177,11 @@ class Index:
         descriptors = tuple(descriptors)
         record = TagRecord(descriptors[0].digest, 0.0)
         tagged = [(records.tag_key(repository, tag), records.tag_row(record)) for tag in tags]
-        await self._run(self._set, chain(tagged, records.fact_rows(repository, descriptors)), new=True)
+        await self._run(self._owed.write, chain(tagged, records.fact_rows(repository, descriptors)), new=True)
 
     async def rebuilt(self) -> None:
         """Say that a rebuild is complete: `rebuild_needed` is False from now on, after a restart too."""
-        await self._run(self._set, [(_REBUILT, b"1")])
+        await self._run(self._owed.write, [(_REBUILT, b"1")])
         self.rebuild_needed = False
 
     # Listings.
@@ -199,7 +206,7 @@ class Index:
 
     async def put_origin(self, digest: Digest, endpoint: str) -> None:
         """Remember from which endpoint content came."""
-        await self._run(self._set, [(records.origin_key(digest), endpoint.encode())])
+        await self._run(self._owed.write, [(records.origin_key(digest), endpoint.encode())])
 
     async def origins_of(self, digests: Iterable[Digest]) -> dict[Digest, str]:
         """The endpoints that these came from, as far as they are known."""
@@ -322,10 +329,12 @@ class Index:
 
     @property
     def _rows(self) -> Rows:
-        if self._connected is None:
-            if monotonic() - self._attempted < _TRY_AGAIN:
+        if self._connected is None or self._connected.frozen:
+            if monotonic() - self._attempted >= _TRY_AGAIN:
+                self._close()
+                self._open()
+            elif self._connected is None:
                 raise CacheFailed("the index could not be opened")
-            self._open()
         assert self._connected is not None
         return self._connected
 
@@ -348,7 +357,7 @@ class Index:
 
     def _set_facts(self, repository: Repository, facts: Iterable[Descriptor], unsure: Iterable[Digest]) -> list[Digest]:
         """Put them down. Returns which of the `unsure` are no manifests."""
-        self._set(records.fact_rows(repository, facts))
+        self._owed.write(records.fact_rows(repository, facts))
         rows = self._rows
         return [digest for digest in unsure if rows.get(records.fact_keys(repository, digest)[0]) is None]
 
@@ -358,21 +367,9 @@ class Index:
         found = ((each, self._get(key(each), parse)) for each in digests)
         return {digest: value for digest, value in found if value is not None}
 
-    def _set(self, rows: Iterable[tuple[str, bytes]], *, new: bool = False) -> None:
-        table = self._rows
-        with table.transact():
-            for key, value in rows:
-                (table.add if new else table.set)(key, value)
-
-    def _delete(self, keys: Iterable[str]) -> None:
-        table = self._rows
-        with table.transact():
-            for key in keys:
-                table.drop(key)
-
     def _set_listing(self, key: str, kept: KeptListing) -> None:
         value = records.listing_row(kept)
-        self._set([(key, value)])
+        self._owed.write([(key, value)])
         self._listed += len(value)  # too much where it replaces one: the sum is taken anew at the bound
         if self._listed > _LISTINGS:
             with self._rows.transact():
@@ -381,6 +378,7 @@ class Index:
 
     def _page(self, prefix: str, after: bytes, parse: Callable[[str, bytes], T]) -> tuple[list[T], bytes | None]:
         """What the next rows behind the key `after` say, and the key to go on from, None at the end."""
+        self._owed.pay()
         found = []
         rows = self._rows.page(prefix, after, _PAGE)
         for rowid, key, raw, mode, has_file, value in rows:

@@ -178,11 +178,13 @@ class LayoutWriter:
 
     def _entries(self) -> Iterator[Entry]:
         """What to write. Blocks. Raises `CacheFailed`, also where the index turned out to be a new one as it was read:
-        what it lacks would be lost for good.
+        what it lacks would be lost for good. And where it lacks what could not be written into it.
         """
         yield from cached(self._index, self._blobs)
         if self._index.rebuild_needed:
             raise CacheFailed("the index has to be rebuilt first")
+        if self._index.is_behind:
+            raise CacheFailed("the index could not be written")
 
 
 async def _restore(entry: Entry, blobs: BlobStore, index: Index) -> bool:

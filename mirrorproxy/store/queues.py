@@ -47,7 +47,7 @@ class ContentQueues:
     def __init__(self, rows: Rows) -> None:
         """Raises `sqlite3.Error` where there is another table of this name, `BrokenDatabaseError` for forged places."""
         self._rows = rows
-        for statement in _statements(_SCHEMA):
+        for statement in () if rows.frozen else _statements(_SCHEMA):
             rows._sql(statement)  # noqa: SLF001 - as in `Rows`
         self._execute(f"SELECT {_COLUMNS}, queue FROM Content LIMIT 1")  # noqa: S608 - our own words
         self._place = max(self._newest(queue) for queue in Queue)

@@ -7,6 +7,7 @@ them, in either direction. diskcache's settings are in the same database, and ar
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -17,6 +18,7 @@ import diskcache
 from diskcache.core import MODE_RAW
 
 from mirrorproxy.errors import CacheFailed
+from mirrorproxy.store.files import can_only_be_read
 
 DATABASE = "cache.db"
 """diskcache's name for its file."""
@@ -102,10 +104,15 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
         """The connection of the thread. diskcache's own reads the settings first, which would map a file."""
         if getattr(self._local, "con", None) is None:
             self._local.pid = os.getpid()
-            self._local.con = _connected(Path(self._directory))
+            self._local.con = (_connected_to_frozen if self.frozen else _connected)(Path(self._directory))
             for name in ("synchronous", "cache_size", "mmap_size"):  # which are not kept in the database
                 self._local.con.execute(f"PRAGMA {name} = {_SETTINGS[f'sqlite_{name}']}")
         return self._local.con  # type: ignore[no-any-return]  # diskcache has no types
+
+    @property
+    def frozen(self) -> bool:
+        """Can it only be read, see `FrozenRows`?"""
+        return False
 
     def page(self, prefix: str, after: bytes, limit: int) -> list[tuple[int, bytes, int, int, int, object]]:
         """The next rows behind the key `after`: rowid, key, raw, mode, whether there is a file, value."""
@@ -153,6 +160,40 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
                 self.drop_row(rowid)
 
 
+class FrozenRows(Rows):
+    """The table on a file system that can only be read. Whatever would change it raises `sqlite3.Error`, or diskcache's
+    `Timeout`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        # What diskcache's own does, but for what it writes.
+        self._directory = str(directory)
+        self._timeout = _LOCKED_FOR
+        self._local = threading.local()
+        self._txn_id = None
+        self._disk = ClosedDisk(str(directory))
+        for name, value in _SETTINGS.items():
+            setattr(self, name, value)
+        self._con.text_factory = lambda text: text.decode(errors="replace")
+
+    @property
+    def frozen(self) -> bool:
+        """It can."""
+        return True
+
+
+def _connected_to_frozen(directory: Path) -> sqlite3.Connection:
+    """A connection that needs no lock and makes no file. With a log beside it the database is read through that, which
+    a crash may have left, or the file system's becoming read-only; without one it is whole by itself.
+    """
+    way = "vfs=unix-none" if (directory / f"{DATABASE}-wal").exists() else "immutable=1"
+    database = sqlite3.connect(
+        f"{(directory / DATABASE).absolute().as_uri()}?mode=ro&{way}", uri=True, isolation_level=None
+    )
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")  # as below
+    return database
+
+
 def _connected(directory: Path) -> sqlite3.Connection:
     """A connection that locks the database for itself: then SQLite keeps the index of its log in memory, and not in
     the file `cache.db-shm`, which it would map: whoever truncates that kills the process (SIGBUS).
@@ -172,6 +213,8 @@ def checked_row(raw: object, mode: object, has_file: object, key: bytes, value: 
 def connect(directory: Path) -> Rows:
     """Open the database in `directory`, or make one. Raises `BrokenDatabaseError`, or `CacheFailed`."""
     with failures(opening=True):
+        if can_only_be_read(directory):
+            return FrozenRows(directory)
         if (directory / DATABASE).exists():
             with closing(_connected(directory)) as database:
                 found = {key for (key,) in database.execute("SELECT key FROM Settings")}

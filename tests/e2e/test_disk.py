@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mirrorproxy.admin import place
 from mirrorproxy.names import Digest
 from tests.e2e.client import begin, connect, names
 from tests.e2e.conftest import settings, upstream
@@ -22,6 +23,7 @@ from tests.fakes.script import Quirk
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e disk")]
 
 MIB = 1 << 20
+HIT = "mirrorproxy; hit"
 NAME = "team/app"
 
 Serve = Callable[..., Proxy]
@@ -323,6 +325,48 @@ async def test_a_disk_that_becomes_read_only(small: Proxy, hub: Hub) -> None:
         async with asyncio.timeout(10):
             while (await small.ask(f"/v2/{NAME}/blobs/{digest}")).headers["Cache-Status"] != "mirrorproxy; hit":
                 await small.idle()
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_a_start_on_a_read_only_disk(serve: Serve, hub: Hub, tmp_path: Path, how: str) -> None:
+    """What is cached is served, all that the index knew as well, also what it had in its log alone when the service was
+    killed; the rest passes through. It is said once. Mounted as before, caching goes on, and commands are answered.
+    """
+    first = serve()
+    async with first:
+        answers = await pulled(first, hub)
+        await (first.stop() if how == "stopped" else first.kill())
+    assert (first.cache / "index/cache.db-wal").exists() is (how == "killed")
+    (tmp_path / "cache").rename(tmp_path / "before")
+    *namespace, script, name = on_tmpfs(tmp_path / "cache", "8m")
+    freeze = f'cp -a "{tmp_path}/before/." "{tmp_path}/cache" && mount -o remount,ro "{tmp_path}/cache" && exec "$@"'
+    frozen = serve(cache={"min_free": "0"}, within=(*namespace, script.replace('exec "$@"', freeze), name))
+    frozen.tolerate("cannot make the admin socket")
+    hub.log.clear()
+    async with frozen:
+        await serves(frozen, answers)
+        assert (hub.count("cdn"), hub.count("manifest", "GET")) == (0, 0), "tags are asked about"
+        data = os.urandom(MIB)
+        image = hub.add_image(NAME, "new", data, config=os.urandom(10))
+        for _ in range(2):
+            assert (await frozen.ask(f"/v2/{NAME}/manifests/new")).body == image.body
+            answer = await frozen.ask(f"/v2/{NAME}/blobs/{image.layers[0].digest}")
+            assert (answer.complete, answer.body == data) == (True, True)
+        assert hub.count("cdn") == 2
+        assert frozen.said("is on a read-only file system")
+        await in_its_mounts(frozen, f'mount -o remount,rw "{frozen.cache}"')
+        async with asyncio.timeout(20):
+            while (await frozen.ask(f"/v2/{NAME}/blobs/{image.layers[0].digest}")).headers["Cache-Status"] != HIT:
+                await frozen.idle()
+            await until(lambda: frozen.said("can be written again"))
+            while b"team/app:new" not in (seen_inside(frozen) / "index.json").read_bytes():
+                await frozen.ask(f"/v2/{NAME}/manifests/new")
+                await asyncio.sleep(0.1)
+        with place.address(seen_inside(frozen)) as address:
+            _, writer = await asyncio.open_unix_connection(address)
+            writer.close()
+        assert f"process {frozen.pid}, listening" in (seen_inside(frozen) / "owner").read_text()
+        assert frozen.stderr.read_text().count("is on a read-only file system") == 1
 
 
 async def test_a_start_on_a_full_disk(serve: Serve, hub: Hub, tmp_path: Path) -> None:

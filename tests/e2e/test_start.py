@@ -178,7 +178,7 @@ async def test_a_cache_that_cannot_be_written(serve: Serve, tmp_path: Path) -> N
 
 
 async def test_a_read_only_cache(serve: Serve, tmp_path: Path) -> None:
-    """A file system mounted read-only: told with the path and the reason."""
+    """A file system mounted read-only, with no cache on it: told with the path and the reason."""
     place = tmp_path / "mounted"
     place.mkdir()
     mount = f'mount -t tmpfs -o ro tmpfs {place} && exec "$@"'

@@ -397,6 +397,29 @@ class TestDatabase:
         assert await index.tag(ALPINE, Tag("next")) == TagRecord(TWO, 1.0)
         await index.aclose()
 
+    async def test_what_could_not_be_written_is_written_with_what_can(self, directory: Path) -> None:
+        """Else the database would lack it for good: what is in memory is not written again. Not what was forgotten
+        meanwhile.
+        """
+        index = Index(directory / "index")
+        await index.open()
+        await index._run(self.writable, index, False)
+        with pytest.raises(CacheFailed):
+            await index.put_facts(ALPINE, [Descriptor(OCI_MANIFEST, ONE, 1)])
+        for tag in (LATEST, Tag("gone")):
+            with pytest.raises(CacheFailed):
+                await index.put_tag(ALPINE, tag, TagRecord(ONE, 1.0))
+        with pytest.raises(CacheFailed):
+            await index.forget_tag(ALPINE, Tag("gone"))
+        assert await asyncio.to_thread(lambda: list(index.walk_tags())) == []
+        assert index.is_behind
+        await index._run(self.writable, index, True)
+        assert await asyncio.to_thread(lambda: list(index.walk_tags())) == [(ALPINE, LATEST, TagRecord(ONE, 1.0))]
+        assert not index.is_behind
+        index = await reopened(index)
+        assert await index.fact(ALPINE, ONE) == Fact(OCI_MANIFEST, 1)
+        await index.aclose()
+
     async def test_one_that_cannot_be_opened_is_tried_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
