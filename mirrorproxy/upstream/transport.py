@@ -24,6 +24,7 @@ from mirrorproxy.errors import BadAnswer, TimedOut, Unreachable, UpstreamError
 from mirrorproxy.metrics import Metrics, code_label
 from mirrorproxy.tasks import Tasks
 from mirrorproxy.upstream.proxies import Proxies
+from mirrorproxy.upstream.resolver import Resolver
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Transport:
         self._settings = settings
         self._metrics = metrics
         self._proxies = Proxies(settings.proxy, os.environ)
+        self._resolver = Resolver()
         self._opening = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self.places = {bulk: asyncio.Semaphore(settings.max_connections) for bulk in (False, True)}
@@ -164,7 +166,7 @@ class Transport:
                 limit=0,  # by `places`, whose waiting does not count as connecting
                 keepalive_timeout=_KEEP_ALIVE,
                 ttl_dns_cache=_DNS_TTL,
-                resolver=aiohttp.ThreadedResolver(),  # /etc/hosts and all; aiodns, if installed, would be taken instead
+                resolver=self._resolver,
             ),
             # No total timeout: an honest slow download takes hours. Bodies have an idle one, see `Answer.chunk`.
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect, sock_read=None),
@@ -187,6 +189,7 @@ class Transport:
             session, self._session = self._session, None
         if session is not None:
             await session.close()
+        await self._resolver.close()  # a connector closes none but its own
 
 
 def host_of(url: URL) -> str:

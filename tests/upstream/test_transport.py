@@ -1,9 +1,12 @@
 """On the wire: TLS, proxies, header sizes, and what is never sent along."""
 
 import asyncio
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trustme
@@ -264,3 +267,32 @@ async def test_a_host_that_does_not_accept(hub: Hub, connected: Connect, deaf: s
     """`TimedOut` after the connect timeout."""
     with pytest.raises(TimedOut, match="did not accept a connection in time"):
         await connected(hub, endpoints=[deaf], connect_timeout=0.1).blob(ALPINE, Digest.of(b""))
+
+
+async def test_names_that_nobody_answers_for_keep_no_disk_waiting(
+    secure: Hub, connected: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look-up takes half a minute to fail where the network swallows it, and the disk has as many threads as cores,
+    and a few: those of its own keep each upstream's look-ups to itself.
+    """
+    answered, asked = threading.Event(), threading.Semaphore(0)
+
+    def swallowed(*_: object, **__: object) -> NoReturn:
+        asked.release()
+        answered.wait(10)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", swallowed)
+    tasks = Tasks()
+    for number in range(40):
+        upstream = connected(secure, endpoints=[f"http://registry{number}.test"])
+        tasks.start(upstream.resolve(ALPINE, TAG), name="ask")
+    try:
+        async with asyncio.timeout(5):
+            while not asked.acquire(blocking=False):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(lambda: None)
+    finally:
+        answered.set()
+        await tasks.aclose()
