@@ -87,7 +87,6 @@ class Pump:
 
     async def _send(self) -> None:
         """Send up to `_stop`: what the socket takes at once, then whenever it has room."""
-        self._file = self._blob.fd  # which a download that waited for its turn has only now
         while self.at < self._stop:
             if not self._step():
                 await self._while_writable()
