@@ -88,7 +88,7 @@ class Workers:
         self._registries = registries
         self._workers: dict[int, _Worker] = {}
         self._tasks = Tasks()
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def __len__(self) -> int:
         """What they ask at the moment, and what they read."""
@@ -118,14 +118,15 @@ class Workers:
         await asyncio.gather(*(worker.samples() for worker in list(self._workers.values())))
 
     async def drain(self, grace: float) -> None:
-        """No new connections; return when they have ended, which they do after `grace` seconds at most."""
-        self._stopping = True
+        """No new connections; return when they have ended, which they do after `grace` seconds, or should have."""
+        self._stopping.set()
         self._tell("drain", grace)
-        await self._tasks.ended()
+        with suppress(TimeoutError):
+            await within(grace + _END, self._tasks.ended())
 
     async def aclose(self) -> None:
         """End them at once."""
-        self._stopping = True
+        self._stopping.set()
         await self._tasks.aclose()
 
     def _tell(self, name: str, *arguments: object) -> None:
@@ -150,9 +151,9 @@ class Workers:
             raise
         finally:
             theirs.close()
-        worker = _Worker(process, mine, self._hub(), self)
+        worker, orders = _Worker(process, mine, self._hub(), self), self._orders
         try:
-            await within(_START, worker.line.call("begin", self._orders, self._registries))
+            await within(_START, worker.line.call("begin", orders, self._registries))
         except (TimeoutError, MirrorproxyError) as error:
             await worker.aclose()
             raise OSError(f"worker {place + 1} does not start{_fate(process.returncode)}") from error
@@ -160,10 +161,12 @@ class Workers:
             await worker.aclose()
             raise
         self._workers[place] = worker
+        if self._orders is not orders:  # a reload in this moment
+            worker.line.tell("use", self._orders)
         return worker
 
     async def _keep(self, place: int, worker: _Worker) -> None:
-        """See that there is one at this place."""
+        """See that there is one at this place, until all shall stop."""
         deaths = 0
         while True:
             try:
@@ -171,25 +174,32 @@ class Workers:
             finally:
                 self._workers.pop(place, None)
                 await worker.aclose()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
-            deaths = deaths + 1 if monotonic() - worker.began < _SOON else 0
-            pause = _PAUSES[min(deaths, len(_PAUSES) - 1)]
             log.error(
                 "worker %d (process %d) has ended%s; it is started anew, and its clients ask again",
                 place + 1,
                 worker.process.pid,
                 _fate(worker.process.returncode),
             )
-            await asyncio.sleep(pause)
-            while True:
-                try:
-                    worker = await self._start(place)
-                    break
-                except OSError as error:
-                    deaths += 1
-                    log.error("%s", error)
-                    await asyncio.sleep(_PAUSES[min(deaths, len(_PAUSES) - 1)])
+            deaths = deaths + 1 if monotonic() - worker.began < _SOON else 0
+            while (started := await self._another(place, deaths)) is None:
+                if self._stopping.is_set():
+                    return
+                deaths += 1
+            worker = started
+
+    async def _another(self, place: int, deaths: int) -> _Worker | None:
+        """One more worker, after a pause where one died often; None where it does not start, or shall not."""
+        with suppress(TimeoutError):
+            await within(_PAUSES[min(deaths, len(_PAUSES) - 1)], self._stopping.wait())
+        if self._stopping.is_set():
+            return None
+        try:
+            return await self._start(place)
+        except OSError as error:
+            log.error("%s", error)
+            return None
 
 
 def _fate(code: int | None) -> str:

@@ -32,6 +32,7 @@ class Remote:
         self._line = line
         self._held: OrderedDict[tuple[Repository, Digest], tuple[Held, float]] = OrderedDict()  # the oldest first
         self._downloads: dict[int, Download] = {}
+        self._generation = 0  # of what is cached
 
     async def resolve(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Resolved:
         """See `Registry.resolve`."""
@@ -81,7 +82,7 @@ class Remote:
         self.let_go()
         if (kept := self._held.get((repository, digest))) is not None:
             return WholeFile(self._line, repository, digest, kept[0], _HIT)
-        number = next(NUMBERS)
+        number, generation = next(NUMBERS), self._generation
         try:
             answer = await self._line.call("blob", number, repository, digest, start, end, tracing.carried())
         except BaseException:
@@ -90,7 +91,8 @@ class Remote:
         opened: Opened = answer.value
         if answer.fd is not None and opened.size is not None:
             held = Held(self._line, number, answer.fd, opened.size)
-            self._keep(repository, digest, held)
+            if generation == self._generation:
+                self._keep(repository, digest, held)
             blob = WholeFile(self._line, repository, digest, held, opened.outcome)
             held.drop()
             return blob
@@ -100,6 +102,7 @@ class Remote:
 
     def let_go(self, *, all_of_them: bool = False) -> None:
         """Keep open no longer what was kept for a second; or nothing at all, since what is cached has changed."""
+        self._generation += all_of_them
         now = monotonic()
         while self._held:
             key, (held, until) = next(iter(self._held.items()))
