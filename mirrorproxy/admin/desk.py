@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirrorproxy.audit import Fate
 from mirrorproxy.config import Settings
-from mirrorproxy.names import Repository, Tag
+from mirrorproxy.names import Digest, Repository, Tag
 from mirrorproxy.registry import Resolved
 from mirrorproxy.retention import Retention
 from mirrorproxy.store.blobs import BlobStore
@@ -15,6 +16,9 @@ from mirrorproxy.store.ledger import Ledger
 
 Refresh = Callable[[Repository, Tag], Awaitable[Resolved]]
 """Asks upstream about a tag now, and keeps what it names. Raises as `Registry.resolve` of an upstream does."""
+
+Refetch = Callable[[Digest], Awaitable[Fate]]
+"""Fetches content again that was taken away because it was wrong."""
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,4 @@ class Desk:
     changed: Callable[[], None]
     settings: Callable[[], Settings]
     refresh: Refresh
+    refetch: Refetch

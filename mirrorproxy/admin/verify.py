@@ -18,7 +18,7 @@ from mirrorproxy.admin.anatomy import Anatomist
 from mirrorproxy.admin.desk import Desk
 from mirrorproxy.admin.events import End, Event, Progress, Row
 from mirrorproxy.admin.images import looked_at, name_of
-from mirrorproxy.audit import Checker, State, Verdict
+from mirrorproxy.audit import Checker, Fate, State, Verdict
 from mirrorproxy.errors import BadAnswer, DigestInvalid
 from mirrorproxy.manifests import MAX_SIZE, MEDIA_TYPES, Contents, parse
 from mirrorproxy.names import Descriptor, Digest, Repository
@@ -40,7 +40,8 @@ _BROKEN_DISK = 3  # files that cannot be read, and it is the disk: then none of 
 class Finding(Row):
     """Something that is wrong: what it is (blob, manifest, tag, pin, part, file, accounting), which one, and why.
 
-    `images` are those that consist of it too, as far as that is known.
+    `became`: of content that was repaired, whether it was fetched again, or why not. `images` are those that consist of
+    it too, as far as that is known.
     """
 
     kind: ClassVar[str] = "finding"
@@ -48,6 +49,7 @@ class Finding(Row):
     name: str
     problem: str
     repaired: bool = False
+    became: str | None = None
     images: list[str] = field(default_factory=list)
 
 
@@ -71,7 +73,7 @@ class Incomplete(Row):
 class Summary(Row):
     """What was looked at: pieces of content and their bytes; manifests, by repository, and how many of them name
     something that is not here; tags, and how many of them have their manifest no more; parts; files that are not ours.
-    And what is wrong.
+    And what is wrong, what of that was repaired, and how much content was fetched again for it.
     """
 
     kind: ClassVar[str] = "summary"
@@ -85,6 +87,7 @@ class Summary(Row):
     strangers: int
     wrong: int
     repaired: int
+    refetched: int
 
 
 class _Verify:
@@ -95,11 +98,11 @@ class _Verify:
         self._checker = checker
         self._repair = repair
         self.blobs = self.bytes = self.manifests = self.incomplete = self.tags = self.absent = self.parts = 0
-        self.strangers_found = 0
+        self.strangers_found = self.refetched = 0
         self._condemned_names: set[str] = set()
 
     async def content(self) -> AsyncGenerator[Event, None]:
-        """All blobs, manifests among them, are read and hashed; what is wrong is put into quarantine."""
+        """All blobs, manifests among them, are read and hashed; what is wrong is set aside and fetched again."""
         total, after = self._desk.ledger.used, None
         unreadable: list[tuple[Digest, Verdict]] = []
         while batch := await asyncio.to_thread(self._desk.blobs.names, after, _BATCH):
@@ -139,10 +142,13 @@ class _Verify:
         return [replace(finding, images=names[finding.name]) for finding in findings]
 
     async def _condemned(self, digest: Digest, verdict: Verdict) -> Finding:
-        repaired = False
+        repaired, became = False, None
         if self._repair and verdict.identity is not None:
             repaired = await self._desk.blobs.condemn(digest, verdict.reason, verdict.identity)
-        return Finding("blob", digest, f"is {verdict.reason}", repaired)
+            if repaired:
+                became = await self._desk.refetch(digest)
+                self.refetched += became is Fate.REFETCHED
+        return Finding("blob", digest, f"is {verdict.reason}", repaired, became)
 
     async def said_to_be_manifests(self) -> AsyncGenerator[Event, None]:
         """What the index says is a manifest is one."""
@@ -276,7 +282,8 @@ class _Verify:
 async def verify(desk: Desk, repair: bool = False) -> AsyncGenerator[Event, None]:
     """Everything is read and compared: a `Finding` for each thing that is wrong, and a `Summary`.
 
-    `repair`: wrong content goes into quarantine, and wrong records and parts go, so that the next pull fetches them.
+    `repair`: wrong content goes into quarantine and is fetched again, and wrong records and parts go, so that the next
+    pull fetches them.
     """
     told: set[tuple[str, str, str]] = set()
     repaired = 0
@@ -305,6 +312,7 @@ async def verify(desk: Desk, repair: bool = False) -> AsyncGenerator[Event, None
         run.strangers_found,
         len(told),
         repaired,
+        run.refetched,
     )
     yield End(ok=len(told) == repaired)
 

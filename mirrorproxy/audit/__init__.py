@@ -9,7 +9,7 @@ quarantine   where what is wrong goes, for somebody to look at, for a while
 
 from mirrorproxy.audit.checker import Checker, State, Verdict
 from mirrorproxy.audit.quarantine import Quarantine
-from mirrorproxy.audit.refetch import Refetch
+from mirrorproxy.audit.refetch import Fate, Refetch
 from mirrorproxy.audit.scrub import Scrub
 
-__all__ = ["Checker", "Quarantine", "Refetch", "Scrub", "State", "Verdict"]
+__all__ = ["Checker", "Fate", "Quarantine", "Refetch", "Scrub", "State", "Verdict"]

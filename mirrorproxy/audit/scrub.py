@@ -21,6 +21,7 @@ from time import monotonic
 
 from mirrorproxy.audit.checker import Checker, State, Verdict
 from mirrorproxy.audit.quarantine import Quarantine
+from mirrorproxy.audit.refetch import Fate
 from mirrorproxy.errors import CacheFailed, DigestInvalid
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest
@@ -60,7 +61,7 @@ class Scrub:
         checker: Checker,
         quarantine: Quarantine,
         metrics: Metrics,
-        refetch: Callable[[Digest], Awaitable[bool]],
+        refetch: Callable[[Digest], Awaitable[Fate]],
         *,
         every: float,
         tidied: Callable[[int], None] = lambda _: None,
@@ -191,7 +192,7 @@ class Scrub:
             return
         if await self._blobs.condemn(digest, verdict.reason, verdict.identity):
             self._tidied(await self._quarantine.tidy())
-            if await self._refetch(digest):
+            if await self._refetch(digest) is Fate.REFETCHED:
                 self._metrics.scrubbed.labels("refetched").inc()
 
     # In a thread.

@@ -22,7 +22,7 @@ def add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.add_argument(
         "--repair",
         action="store_true",
-        help="put wrong content into quarantine and drop wrong records, so that the next pull fetches them again",
+        help="put wrong content into quarantine and fetch it again, and drop wrong records, which the next pull renews",
     )
     add_common_flags(parser)
     parser.set_defaults(run=run)
@@ -46,8 +46,9 @@ def _print(row: dict[str, Any]) -> None:
     if row["kind"] == "finding":
         images = row["images"]
         more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
+        repaired = f" (repaired{f', {became}' if (became := row['became']) else ''})" if row["repaired"] else ""
         of = f" [{', '.join(images[:_SHOWN])}{more}]" if images else ""
-        print(f"{row['what']} {row['name']} {row['problem']}{of}{' (repaired)' if row['repaired'] else ''}")
+        print(f"{row['what']} {row['name']} {row['problem']}{of}{repaired}")
         return
     blobs, manifests = words.count(row["blobs"], "piece"), words.count(row["manifests"], "manifest")
     tags, parts = words.count(row["tags"], "tag"), words.count(row["parts"], "part")
@@ -55,5 +56,7 @@ def _print(row: dict[str, Any]) -> None:
         f"{blobs} of content ({words.size(row['bytes'])}), {manifests} ({row['incomplete']:,} not complete), "
         f"{tags} ({row['absent']:,} evicted), {parts}"
     )
-    wrong, repaired = row["wrong"], row["repaired"]
-    print(f"{wrong:,} wrong, {repaired:,} of them repaired" if wrong else "nothing is wrong")
+    again = f", {words.count(row['refetched'], 'piece')} fetched again" if row["refetched"] else ""
+    print(
+        f"{row['wrong']:,} wrong, {row['repaired']:,} of them repaired{again}" if row["wrong"] else "nothing is wrong"
+    )

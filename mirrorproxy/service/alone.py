@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
+from functools import cache
 
 from mirrorproxy.admin.events import Event
 from mirrorproxy.admin.operations import carry_out, operation
+from mirrorproxy.audit import Fate, Refetch
 from mirrorproxy.config import Settings
 from mirrorproxy.fill import Fills
 from mirrorproxy.metrics import Metrics
-from mirrorproxy.names import Repository, Tag
+from mirrorproxy.names import Digest, Repository, Tag
 from mirrorproxy.registry import Resolved
 from mirrorproxy.service.contents import Contents
 from mirrorproxy.service.stack import Stacks, terms
@@ -37,15 +39,23 @@ async def _carry_out(
         if contents.index.rebuild_needed:
             await contents.rebuild()
 
-        async def refresh(repository: Repository, tag: Tag) -> Resolved:
+        @cache
+        def upstreams() -> Stacks:
+            """Made when they are needed: most commands ask nobody."""
             fills = Fills(contents.partials, contents.retention, metrics, terms(settings))
             stacks = Stacks(contents.shelf, fills, metrics)
             parts.push_async_callback(stacks.aclose)
             parts.push_async_callback(fills.aclose)
             stacks.use(settings.upstreams)
-            return await stacks.refresh(repository, tag)
+            return stacks
 
-        desk = contents.desk(lambda: settings, refresh)
+        async def refresh(repository: Repository, tag: Tag) -> Resolved:
+            return await upstreams().refresh(repository, tag)
+
+        async def refetch(digest: Digest) -> Fate:
+            return await Refetch(contents.index, upstreams().registry, contents.blobs)(digest)
+
+        desk = contents.desk(lambda: settings, refresh, refetch)
         events = await parts.enter_async_context(aclosing(carry_out(desk, name, arguments)))
         async for event in events:
             take(event)

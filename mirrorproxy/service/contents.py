@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from time import monotonic
 
-from mirrorproxy.admin.desk import Desk, Refresh
+from mirrorproxy.admin.desk import Desk, Refetch, Refresh
 from mirrorproxy.cache import Shelf
 from mirrorproxy.config import Settings
 from mirrorproxy.errors import CacheFailed
@@ -142,7 +142,7 @@ class Contents:
             if count:
                 log.info("the index was rebuilt from the disk: %d manifests", count)
 
-    def desk(self, settings: Callable[[], Settings], refresh: Refresh) -> Desk:
+    def desk(self, settings: Callable[[], Settings], refresh: Refresh, refetch: Refetch) -> Desk:
         """What the operations work on."""
         return Desk(
             self.directory,
@@ -154,6 +154,7 @@ class Contents:
             self._changed,
             settings,
             refresh,
+            refetch,
         )
 
     async def aclose(self) -> None:
@@ -169,6 +170,7 @@ class Contents:
         self.layout.changed()
 
     def _corrupt(self, digest: Digest, size: int) -> None:
+        self._dropped(digest)
         self.changed()
         self.retention.corrupt(digest, size)
 

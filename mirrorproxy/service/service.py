@@ -73,6 +73,7 @@ class Service:
         self._stacks.use(settings.upstreams)
         self._parts.push_async_callback(self._fills.aclose)
 
+        self._refetch = Refetch(self._contents.index, self._stacks.registry, self._contents.blobs)
         self._checker = Checker(lambda: self._settings.scrub.rate)
         self._parts.push_async_callback(self._checker.aclose)
         self._scrub = Scrub(
@@ -81,7 +82,7 @@ class Service:
             self._checker,
             Quarantine(self._contents.directory / "quarantine", lambda: self._contents.ledger.limit),
             metrics,
-            Refetch(self._contents.index, self._stacks.registry),
+            self._refetch,
             every=settings.scrub.every,
             tidied=self._quarantined,
         )
@@ -216,7 +217,7 @@ class Service:
             await self._workers.count()
 
     async def _listen_to_commands(self) -> None:
-        admin = AdminServer(self._contents.desk(lambda: self._settings, self._stacks.refresh))
+        admin = AdminServer(self._contents.desk(lambda: self._settings, self._stacks.refresh, self._refetch))
         self._parts.push_async_callback(admin.aclose)
         try:
             await admin.start()

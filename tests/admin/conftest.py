@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from mirrorproxy.admin.desk import Desk
+from mirrorproxy.audit import Fate
 from mirrorproxy.config import Settings, load
 from mirrorproxy.config.sources import Overrides
 from mirrorproxy.metrics import Metrics
-from mirrorproxy.names import Repository, Tag
+from mirrorproxy.names import Digest, Repository, Tag
 from mirrorproxy.registry import Resolved
 from mirrorproxy.service.contents import Contents
 from mirrorproxy.web.admin import AdminServer
@@ -19,6 +20,10 @@ from mirrorproxy.web.admin import AdminServer
 
 async def _nobody(repository: Repository, tag: Tag) -> Resolved:
     raise AssertionError(f"nobody is to be asked about {repository}:{tag}")
+
+
+async def _never(digest: Digest) -> Fate:
+    raise AssertionError(f"{digest} is not to be fetched")
 
 
 def settings_for(directory: Path) -> Settings:
@@ -40,7 +45,7 @@ async def desk_in(directory: Path, parts: AsyncExitStack) -> Desk:
     contents = Contents(settings, Metrics(settings.upstreams))
     parts.push_async_callback(contents.aclose)
     await contents.open("testing")
-    return contents.desk(lambda: settings, _nobody)
+    return contents.desk(lambda: settings, _nobody, _never)
 
 
 async def server_on(directory: Path, parts: AsyncExitStack) -> AdminServer:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from mirrorproxy.audit import Checker, Quarantine, Scrub
+from mirrorproxy.audit import Checker, Fate, Quarantine, Scrub
 from mirrorproxy.audit import checker as checker_module
 from mirrorproxy.audit import scrub as module
 from mirrorproxy.errors import CacheFailed
@@ -57,10 +57,10 @@ class Bench:
             look_every=0.005,
         )
 
-    async def refetch(self, digest: Digest) -> bool:
+    async def refetch(self, digest: Digest) -> Fate:
         """The upstream has it."""
         self.refetched.append(digest)
-        return True
+        return Fate.REFETCHED
 
     async def put(self, count: int) -> list[Digest]:
         """Content, in the order of digests."""

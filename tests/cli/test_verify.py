@@ -11,6 +11,7 @@ import pytest
 
 from mirrorproxy.names import Digest
 from tests.cli.conftest import Cache, Ran, stock
+from tests.fakes.script import Quirk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -64,16 +65,19 @@ async def test_what_is_right(cache: Cache) -> None:
 @pytest.mark.parametrize("running", [True, False])
 async def test_finds_and_repairs(cache: Cache, running: bool) -> None:
     """Content that was flipped or replaced, a part whose state lies, what a crash left: named, with exit code 1, and
-    left alone without `--repair`; with it all is right, and the next pull heals it.
+    left alone without `--repair`. With it all is right: content is fetched again, but for what is gone upstream.
     """
     proxy, hub = cache.proxy, cache.hub
-    layers = [os.urandom(50_000) for _ in range(3)]
+    layers = [os.urandom(50_000) for _ in range(4)]
     name = f"team/broken-{running}".lower()
     image = hub.add_image(name, "1", *layers, config=os.urandom(50))
     await cache.pull(f"docker.io/{name}", "1")
     if not running:
         assert await proxy.stop() == 0
     flip(content(cache, layers[0]))
+    gone = content(cache, layers[2])
+    flip(gone)
+    del hub.repositories[name].blobs[Digest.of(layers[2])]
     link = content(cache, layers[1])
     link.unlink()
     link.symlink_to("/etc/passwd")
@@ -87,6 +91,7 @@ async def test_finds_and_repairs(cache: Cache, running: bool) -> None:
     expected = {
         Digest.of(layers[0]): "is 50000 bytes of something else",
         Digest.of(layers[1]): "is a link or a socket",
+        Digest.of(layers[2]): "is 50000 bytes of something else",
         f"sha256:{'0' * 64}": "has a state that speaks of 50 bytes, where 4 are",
         "partial/tmp-of-another-run": "was left there by a crash",
     }
@@ -97,10 +102,17 @@ async def test_finds_and_repairs(cache: Cache, running: bool) -> None:
     assert (summary(ran)["wrong"], summary(ran)["repaired"]) == (len(expected), 0)
     assert link.is_symlink()
     of = {row["name"]: row["images"] for row in ran.rows if row["kind"] == "finding"}
-    assert [of[Digest.of(layer)] for layer in layers[:2]] == [[f"docker.io/{name}:1"]] * 2
+    assert [of[Digest.of(layer)] for layer in layers[:3]] == [[f"docker.io/{name}:1"]] * 3
+    hub.log.clear()
     ran = await cache.run("verify", "--json", "--repair")
     assert (ran.status, findings(ran)) == (0, expected)
-    assert (summary(ran)["wrong"], summary(ran)["repaired"]) == (len(expected), len(expected))
+    found = summary(ran)
+    assert (found["wrong"], found["repaired"], found["refetched"]) == (len(expected), len(expected), 2)
+    became = {row["name"]: row["became"] for row in ran.rows if row["kind"] == "finding"}
+    assert [became[Digest.of(layer)] for layer in layers[:3]] == ["refetched", "refetched", "gone upstream"]
+    assert [content(cache, layer).read_bytes() for layer in layers[:2]] == layers[:2]
+    assert hub.sent("cdn") == 100_000
+    assert not gone.exists()
     assert not left.exists()
     assert not part.exists()
     assert not link.is_symlink()
@@ -110,8 +122,29 @@ async def test_finds_and_repairs(cache: Cache, running: bool) -> None:
         await proxy.start()
     for layer, descriptor in zip(layers, image.layers, strict=True):
         answer = await proxy.ask(f"/v2/docker.io/{name}/blobs/{descriptor.digest}")
-        assert answer.body == layer
+        assert (answer.body == layer) is (layer is not layers[2])
     assert Path("/etc/passwd").exists()
+
+
+async def test_a_manifest_is_fetched_again(cache: Cache) -> None:
+    """Also one that the service has in memory; where the upstream cannot be asked, it is told."""
+    proxy, hub = cache.proxy, cache.hub
+    image = hub.add_image("team/manifest", "1", os.urandom(100), config=os.urandom(50))
+    await cache.pull("docker.io/team/manifest", "1")
+    path = content(cache, image.body)
+    flip(path)
+    ran = await cache.run("verify", "--repair")
+    assert (ran.status, path.read_bytes()) == (0, image.body)
+    assert f"blob {Digest.of(image.body)} is {len(image.body)} bytes of something else" in ran.out
+    assert "(repaired, refetched)" in ran.out
+    assert ran.out.splitlines()[-1] == "1 wrong, 1 of them repaired, 1 piece fetched again"
+    flip(path)
+    hub.script.always("manifest", Quirk(status=403))
+    ran = await cache.run("verify", "--repair")
+    hub.script.clear()
+    assert (ran.status, path.exists()) == (0, False)
+    assert "(repaired, upstream does not give it now)" in ran.out
+    assert (await proxy.ask("/v2/docker.io/team/manifest/manifests/1")).body == image.body
 
 
 async def test_records_that_lie(cache: Cache) -> None:
