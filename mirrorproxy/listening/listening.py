@@ -15,7 +15,7 @@ from mirrorproxy.web.server import Server
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024  # 1,000 clients at once wait 6 s for SYN retries with aiohttp's 128
+BACKLOG = 1024  # 1,000 clients at once wait 6 s for SYN retries with aiohttp's 128
 _END = 0.1  # seconds for what is answered still, after the grace time; 0 would be for ever (aiohttp's ceil_timeout)
 _FEW = 4096  # descriptors: two a client, one a connection upstream, 512 kept open
 _LEAST = 8  # requests at once: fewer are no service
@@ -33,7 +33,7 @@ class Listening:
         """Listen on these, which are closed by `close`. Raises `OSError`."""
         await self._runner.setup()
         for each in sockets:
-            each.listen(_BACKLOG)
+            each.listen(BACKLOG)
         self._door.open(list(sockets))
 
     async def close(self) -> None:

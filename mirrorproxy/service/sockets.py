@@ -3,13 +3,21 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from time import monotonic
 
 from mirrorproxy.config import ListenAddress
 from mirrorproxy.listening.inherited import address_of
+from mirrorproxy.listening.listening import BACKLOG
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 3.0  # seconds for the workers of a service that was killed to end
+_LOOK_EVERY = 0.05  # seconds
 
 
 class Sockets:
@@ -70,21 +78,52 @@ def _reason(error: OSError) -> str:
 
 async def _tcp(address: ListenAddress, processes: int) -> list[list[socket.socket]]:
     """Sockets at all that the host of `address` stands for. Raises `OSError`."""
-    shared = processes > 1
-    if shared and address.port:  # with SO_REUSEPORT it would be no error that somebody else listens there so too
-        _close(await _bound(address, reuse_port=False))
-    first = await _bound(address, reuse_port=shared)
+    if processes == 1:
+        return [await _alone(address)]
+    if address.port:
+        _close(await _alone(address))
+    first = await _bound(address, reuse_port=True)
     sets = [first]
     try:
         for _ in range(processes - 1):
             sets.append([])
             for each in first:
                 sets[-1].append(_another(each))
+        for each in (each for some in sets for each in some):
+            each.listen(BACKLOG)  # now, and not when a worker has started: until then it looks free to others
     except OSError:
         for some in sets:
             _close(some)
         raise
     return sets
+
+
+async def _alone(address: ListenAddress) -> list[socket.socket]:
+    """Sockets where nobody else listens, which SO_REUSEPORT hides. Raises `OSError`.
+
+    Where somebody does so with SO_REUSEPORT, it may be the last worker of a service that was killed.
+    """
+    until = monotonic() + _PATIENCE
+    told = False
+    while True:
+        try:
+            return await _bound(address, reuse_port=False)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or monotonic() >= until or not await _is_shared(address):
+                raise
+        if not told:
+            told = True
+            log.warning("%s is in use still; trying again for %.0f s", address, _PATIENCE)
+        await asyncio.sleep(_LOOK_EVERY)
+
+
+async def _is_shared(address: ListenAddress) -> bool:
+    """Does whoever listens there share it?"""
+    try:
+        _close(await _bound(address, reuse_port=True))
+    except OSError:
+        return False
+    return True
 
 
 async def _bound(address: ListenAddress, *, reuse_port: bool) -> list[socket.socket]:

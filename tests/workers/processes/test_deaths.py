@@ -1,0 +1,304 @@
+"""Workers that are killed or do not start, and the core that is killed: whose connections break, and what goes on."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mirrorproxy.spans import Spans
+from tests.cli.conftest import Cache
+from tests.e2e.client import begin, connect, rest
+from tests.e2e.proxy import Proxy, until
+from tests.fakes.hub import Hub
+from tests.fakes.script import Quirk
+from tests.workers.processes.conftest import MIB, Serve, connections, is_alive, pid_of, pids
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("workers deaths")]
+
+KILLED = r"has ended: killed by SIGKILL; it is started anew, and its clients ask again"
+
+
+def counters(page: str) -> dict[tuple[str, str], float]:
+    """All that never goes back."""
+    return {
+        (sample.name, json.dumps(sample.labels, sort_keys=True)): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if family.type in ("counter", "histogram")
+    }
+
+
+def held(proxy: Proxy) -> dict[str, int]:
+    """How many descriptors of each kind the core has open."""
+    kinds = {"/blobs/": "blobs", "/partial/": "parts", "socket:": "sockets", "pipe:": "pipes"}
+    return Counter(next((kind for mark, kind in kinds.items() if mark in name), name) for name in proxy.descriptors())
+
+
+async def anew(proxy: Proxy, before: list[int]) -> None:
+    """Wait until there are as many workers as before, of which some are others, and all answer."""
+    await until(lambda: len(pids(proxy)) == len(before) and pids(proxy) != before)
+    async with connections(proxy):
+        pass
+
+
+async def test_a_worker_is_killed(serve: Serve, hub: Hub) -> None:
+    """Under load: its own connections break and no others; who comes meanwhile is served. The download goes on, and who
+    asks for the rest gets it; there was one GET. No counter goes back, and nothing stays open for the dead.
+    """
+    data = os.urandom(4 * MIB)
+    cold, warm = hub.add_blob("team/a", data), hub.add_blob("team/a", os.urandom(MIB))
+    path = f"/v2/team/a/blobs/{cold}"
+    async with serve() as proxy:
+        proxy.tolerate(KILLED)
+        assert (await proxy.ask(f"/v2/team/a/blobs/{warm}")).status == 200
+        await proxy.idle()
+        hub.script.next("cdn", Quirk(stall=2 * MIB, release=(go_on := asyncio.Event())))
+        hub.log.clear()
+        async with connections(proxy, 2) as ((lost, idle), (kept, busy)):
+            opened = held(proxy)
+            _, begun = await begin(lost, path, MIB)
+            _, first = await begin(kept, path, MIB)
+            before, counted = pids(proxy), counters(await proxy.metrics())
+            victim = pid_of(lost)
+            os.kill(victim, signal.SIGKILL)
+            assert len(begun + await rest(lost)) <= 2 * MIB
+            assert await rest(idle) == b""
+            meanwhile = [proxy.ask("/v2/") for _ in range(20)]
+            assert {answer.status for answer in await asyncio.gather(*meanwhile)} == {200}
+            assert (await busy.ask(f"/v2/team/a/blobs/{warm}")).status == 200
+            await anew(proxy, before)
+            assert victim not in pids(proxy)
+            async with connect(proxy.address) as again:
+                again.send(path, headers={"Range": f"bytes={MIB}-"})
+                go_on.set()
+                answer = await again.answer()
+                assert (answer.status, begun + answer.body == data) == (206, True)
+            assert first + await kept.reader.readexactly(3 * MIB) == data
+            await proxy.idle()
+            assert (hub.count("cdn"), hub.sent("cdn")) == (1, len(data))
+            after = counters(await proxy.metrics())
+            assert {name: value for name, value in counted.items() if after[name] < value} == {}
+        (told,) = [line for line in proxy.log() if line["level"] == "error"]
+        assert told["msg"] in [f"worker {number} (process {victim}) {KILLED}" for number in (1, 2)]
+        await until(lambda: held(proxy) == opened | {"blobs": 1})  # the warm one, for who comes next
+
+
+async def test_what_a_killed_worker_read_may_go(serve: Serve, hub: Hub) -> None:
+    """It is not what somebody reads any more, as it was before."""
+    digest = hub.add_blob("team/a", os.urandom(6 * MIB))
+    async with serve() as proxy:
+        proxy.tolerate(KILLED)
+        path = proxy.cache / "blobs" / "sha256" / digest.hex
+        prune = ("prune", "--unused-for", "0s", "--yes")
+        assert (await proxy.ask(f"/v2/team/a/blobs/{digest}")).complete
+        async with connect(proxy.address, limit=1 << 16) as reader:
+            await begin(reader, f"/v2/team/a/blobs/{digest}", 1000)
+            assert (await Cache(hub, proxy).run(*prune)).status == 0
+            assert path.exists()
+            before = pids(proxy)
+            os.kill(pid_of(reader), signal.SIGKILL)
+            await anew(proxy, before)
+        assert (await Cache(hub, proxy).run(*prune)).status == 0
+        assert not path.exists()
+
+
+async def test_all_workers_are_killed_again_and_again(serve: Serve, hub: Hub) -> None:
+    """Each time there are new ones, and nobody who connects meanwhile is refused."""
+    image = hub.add_image("team/a", "1", b"layer")
+    async with serve() as proxy:
+        proxy.tolerate(KILLED)
+        for _ in range(2):
+            before = pids(proxy)
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            await until(lambda: not any(map(is_alive, before)))  # noqa: B023 - it is called here alone
+            assert (await proxy.ask("/v2/team/a/manifests/1")).body == image.body
+            await until(lambda: len(pids(proxy)) == 2)
+            await anew(proxy, before)
+
+
+async def test_told_to_stop_while_a_worker_starts(serve: Serve, hub: Hub) -> None:
+    """It does not start any more, and the others end their transfers: there is nothing else to wait for."""
+    data = os.urandom(2 * MIB)
+    digest = hub.add_blob("team/a", data)
+    hub.script.next("cdn", Quirk(stall=MIB, release=(go_on := asyncio.Event())))
+    async with serve(server={"grace": "1h"}) as proxy:
+        proxy.tolerate(KILLED)
+        async with connections(proxy) as ((one,), (other,)):
+            _, first = await begin(one, f"/v2/team/a/blobs/{digest}", MIB)
+            os.kill(pid_of(other), signal.SIGKILL)
+            await until(lambda: proxy.said("is started anew"))
+            proxy.send(signal.SIGTERM)
+            await until(lambda: proxy.said("stopping"))
+            go_on.set()
+            assert first + await one.reader.readexactly(MIB) == data
+        assert await proxy.ended() == 0
+
+
+async def test_a_signal_for_a_worker_that_starts(serve: Serve) -> None:
+    """Is for the core alone, as are those that come later: who means a worker takes -9."""
+    async with serve() as proxy:
+        proxy.tolerate(KILLED)
+        before = pids(proxy)
+        os.kill(before[0], signal.SIGKILL)
+        await until(lambda: len(set(pids(proxy)) - set(before)) == 1)
+        (new,) = set(pids(proxy)) - set(before)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(new, number)
+        async with connections(proxy):
+            assert new in pids(proxy)
+
+
+async def test_settings_that_change_while_a_worker_starts(serve: Serve, hub: Hub) -> None:
+    """Are the new one's, too."""
+    image = hub.add_image("team/a", "1", b"layer")
+    async with serve() as proxy:
+        proxy.tolerate(KILLED)
+        before = pids(proxy)
+        os.kill(before[0], signal.SIGKILL)
+        await until(lambda: not is_alive(before[0]))
+        proxy.settings["upstreams"]["quay.io"] = dict(proxy.settings["upstreams"]["docker.io"], default=False)
+        await until(lambda: len(set(pids(proxy)) - set(before)) == 1)
+        await proxy.reload()
+        async with connections(proxy) as ((one,), (other,)):
+            for wire in (one, other):
+                assert (await wire.ask("/v2/quay.io/team/a/manifests/1")).body == image.body
+
+
+def flushed(proxy: Proxy) -> Spans:
+    """What of the one unfinished download is known to have reached the disk."""
+    return Spans((start, end) for state in proxy.partials() for start, end in state["spans"])
+
+
+async def test_the_core_is_killed(serve: Serve, hub: Hub) -> None:
+    """Its workers end at once. The next start has the same port, and goes on where the download was."""
+    data = os.urandom(32 * MIB)
+    digest = hub.add_blob("team/a", data)
+    hub.script.always("cdn", Quirk(rate=16 * MIB))
+    proxy = serve(connections=1)
+    await proxy.start()
+    async with connections(proxy) as ((one,), (other,)):
+        for wire in (one, other):
+            await begin(wire, f"/v2/team/a/blobs/{digest}", 1000)
+        await until(lambda: flushed(proxy).total >= 4 * MIB)
+        before = pids(proxy)
+        await proxy.kill()
+        killed = time.monotonic()
+        await until(lambda: not any(map(is_alive, before)))
+        assert time.monotonic() - killed < 2
+        for wire in (one, other):
+            assert len(await rest(wire)) < len(data)
+    kept = flushed(proxy)
+    hub.script.clear()
+    hub.log.clear()
+    async with proxy:
+        assert (await proxy.ask(f"/v2/team/a/blobs/{digest}")).body == data
+        assert [seen.range for seen in hub.seen("cdn")] == [f"bytes={kept.front}-"]
+
+
+@pytest.mark.parametrize("workers_then", [1, 2])
+async def test_a_worker_that_outlives_the_core_for_a_moment(serve: Serve, workers_then: int) -> None:
+    """Keeps the next service waiting, and does not make it fail."""
+    proxy = serve()
+    await proxy.start()
+    before = pids(proxy)
+    os.kill(before[0], signal.SIGSTOP)
+    try:
+        await proxy.kill()
+        await until(lambda: not is_alive(before[1]))
+        proxy.settings["server"]["workers"] = workers_then
+        await proxy.launch()
+        await until(lambda: proxy.said("is in use still"))
+    finally:
+        os.kill(before[0], signal.SIGCONT)
+    await until(lambda: sum(" serves " in line["msg"] for line in proxy.log()) == 2)
+    assert (await proxy.ask("/v2/")).status == 200
+    assert await proxy.stop() == 0
+
+
+async def is_open(proxy: Proxy) -> bool:
+    """Does it take connections?"""
+    try:
+        async with connect(proxy.address):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+async def refused(proxy: Proxy) -> str:
+    """Start a service that cannot be: what it says. Nothing is left of it."""
+    assert await proxy.run() == os.EX_UNAVAILABLE
+    text = proxy.stderr.read_text()
+    assert "Traceback" not in text
+    return text
+
+
+async def test_another_service_on_the_port(serve: Serve) -> None:
+    """With workers, too: the system would let both have it, and divide the clients between them."""
+    async with serve() as first:
+        others = [serve(f"with {count}", server={"listen": [first.address], "workers": count}) for count in (1, 2)]
+        for text in await asyncio.gather(*map(refused, others)):
+            assert f"{first.address} (server.listen, --listen): Address already in use; choose another" in text
+        assert (await first.ask("/v2/")).status == 200
+
+
+async def test_somebody_else_on_the_port(serve: Serve) -> None:
+    """Is told at once where it is no worker: nobody else would have set SO_REUSEPORT."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        text = await refused(serve(server={"listen": [address]}))
+    assert f"{address} (server.listen, --listen): Address already in use" in text
+    assert "is in use still" not in text
+
+
+@pytest.mark.parametrize("broken", ["both", "the second"])
+async def test_a_worker_that_cannot_start(serve: Serve, tmp_path: Path, broken: str) -> None:
+    """Is told, with its status; the others are ended."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import os, pathlib, sys
+if "mirrorproxy.workers" in sys.orig_argv:
+    here = pathlib.Path({str(tmp_path)!r})
+    (here / str(os.getpid())).touch()
+    if {broken == "both"} or len(list(here.glob("[0-9]*"))) > 1:
+        os._exit(3)
+""")
+    proxy = serve(environ={"PYTHONPATH": str(tmp_path)})
+    text = await refused(proxy)
+    assert "cannot start: worker " in text
+    assert "does not start: status 3" in text
+    started = [int(path.name) for path in tmp_path.glob("[0-9]*")]
+    assert len(started) == 2
+    assert not any(map(is_alive, started))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_for_all_processes_at_once(serve: Serve, hub: Hub, number: signal.Signals) -> None:
+    """As systemd and a terminal send it: the transfers of both workers end in order."""
+    data = os.urandom(2 * MIB)
+    digest = hub.add_blob("team/a", data)
+    hub.script.next("cdn", Quirk(stall=MIB, release=(go_on := asyncio.Event())))
+    async with serve(server={"grace": "20s"}) as proxy, connections(proxy) as ((one,), (other,)):
+        path = f"/v2/team/a/blobs/{digest}"
+        first = [(await begin(wire, path, MIB))[1] for wire in (one, other)]
+        before = pids(proxy)
+        for pid in (proxy.pid, *before):
+            os.kill(pid, number)
+        await until(lambda: proxy.said("stopping"))
+        async with asyncio.timeout(5):
+            while await is_open(proxy):
+                await asyncio.sleep(0.01)
+        assert all(map(is_alive, before))
+        go_on.set()
+        for begun, wire in zip(first, (one, other), strict=True):
+            assert begun + await wire.reader.readexactly(MIB) == data
+        assert await proxy.ended() == 0
+        assert not any(map(is_alive, before))
