@@ -198,7 +198,13 @@ class Line:
             self._fail(number, MirrorproxyError("an error of mirrorproxy's own; its log says more"))
         else:
             if self._open:
-                self._send((_RESULT, number, answer.value, answer.fd is not None), answer.fd)
+                self._give(number, answer)
+
+    def _give(self, number: int, answer: Answer) -> None:
+        try:
+            self._send((_RESULT, number, answer.value, answer.fd is not None), answer.fd)
+        except OSError:  # it has to wait, and this process has no room for a copy of the descriptor (ulimit -n)
+            self._send((_RESULT, number, answer.value, False))
 
     def _fail(self, number: int, error: MirrorproxyError) -> None:
         if self._open:

@@ -25,6 +25,7 @@ _END = 5.0  # seconds for it to end, when its line has
 _TELL = 1.0  # seconds that a scrape waits for what workers counted
 _PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before one is started anew that died soon after its start
 _SOON = 10.0  # seconds
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Worker:
@@ -128,6 +129,8 @@ class Workers:
         """End them at once."""
         self._stopping.set()
         await self._tasks.aclose()
+        for worker in self._workers.values():  # whose keepers had no turn yet
+            await worker.aclose()
 
     def _tell(self, name: str, *arguments: object) -> None:
         for worker in self._workers.values():
@@ -136,6 +139,8 @@ class Workers:
     async def _start(self, place: int) -> _Worker:
         mine, theirs = socket.socketpair()
         given = [theirs.fileno(), *(each.fileno() for each in self._sockets[place])]
+        # Whoever signals all processes of a service means the core; a process that has just begun cannot know that.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -150,6 +155,7 @@ class Workers:
             mine.close()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             theirs.close()
         worker, orders = _Worker(process, mine, self._hub(), self), self._orders
         try:
@@ -163,6 +169,8 @@ class Workers:
         self._workers[place] = worker
         if self._orders is not orders:  # a reload in this moment
             worker.line.tell("use", self._orders)
+        if self._stopping.is_set():
+            worker.line.tell("drain", 0.0)
         return worker
 
     async def _keep(self, place: int, worker: _Worker) -> None:

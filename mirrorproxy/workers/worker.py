@@ -126,8 +126,8 @@ class Worker:
     def _use(self, orders: Orders) -> None:
         self._orders = orders
         set_up(orders.level, orders.form)
+        self._forget()
         if self._app is not None and self._access is not None:
-            self._app.forget()
             self._app.allow(orders.write_timeout)
             self._access.enabled = orders.access
         if self._certificate is not None and orders.certificate is not None:
