@@ -16,7 +16,6 @@ from tests.e2e.conftest import (
     numbers,
     place,
     places,
-    proxy,
     pytest_generate_tests,
     pytest_runtest_makereport,
     settings,
@@ -25,6 +24,7 @@ from tests.e2e.conftest import (
 )
 from tests.e2e.proxy import Proxy
 from tests.fakes.hub import Hub
+from tests.networks.conftest import BUDGET, proxy
 from tests.web.wire import Wire
 
 __all__ = [
@@ -43,6 +43,9 @@ MIB = 1 << 20
 COUNT = 2
 """Workers of a service."""
 
+PATIENCE = "15s"
+"""With an upstream that sends nothing until a test has seen what it waits for."""
+
 Serve = Callable[..., Proxy]
 
 
@@ -56,6 +59,8 @@ def serve(hub: Hub, tmp_path: Path) -> Serve:
         given = {name: changes.pop(name) for name in ("environ", "within", "tls") if name in changes}
         parts: dict[str, Any] = {name: changes.pop(name) for name in ("cache", "fills", "log") if name in changes}
         parts["server"] = {"workers": COUNT, **changes.pop("server", {})}
+        parts.setdefault("fills", {"budget": BUDGET})
+        changes = {"idle_timeout": PATIENCE, **changes}
         return Proxy(tmp_path / folder, settings({"docker.io": upstream(hub, **changes)}, **parts), **given)
 
     return make

@@ -12,12 +12,13 @@ from tests.e2e.conftest import Place
 from tests.e2e.proxy import Proxy
 from tests.fakes.script import Quirk
 from tests.web.wire import Wire
-from tests.workers.processes.conftest import MIB, connections, pids
+from tests.workers.processes.conftest import MIB, PATIENCE, connections, pids
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("workers downloads")]
 
 WORKERS = (2,)
 PLACES = 10
+UPSTREAM = {"idle_timeout": PATIENCE}
 CLIENTS = 50
 
 
