@@ -126,25 +126,35 @@ async def test_finds_and_repairs(cache: Cache, running: bool) -> None:
     assert Path("/etc/passwd").exists()
 
 
+async def repaired(cache: Cache, path: Path, quirk: Quirk) -> str:
+    """What is said when a manifest is put right that the service has in memory, and the upstream is like that. The
+    service may find it first, when it reads it for itself; then it is pulled, and damaged, again.
+    """
+    for _ in range(10):
+        await cache.pull("docker.io/team/manifest", "1")
+        flip(path)
+        cache.hub.script.always("manifest", quirk)
+        ran = await cache.run("verify", "--repair")
+        cache.hub.script.clear()
+        assert ran.status == 0
+        if "nothing is wrong" not in ran.out:
+            return ran.out
+    raise TimeoutError
+
+
 async def test_a_manifest_is_fetched_again(cache: Cache) -> None:
     """Also one that the service has in memory; where the upstream cannot be asked, it is told."""
-    proxy, hub = cache.proxy, cache.hub
-    image = hub.add_image("team/manifest", "1", os.urandom(100), config=os.urandom(50))
-    await cache.pull("docker.io/team/manifest", "1")
+    image = cache.hub.add_image("team/manifest", "1", os.urandom(100), config=os.urandom(50))
     path = content(cache, image.body)
-    flip(path)
-    ran = await cache.run("verify", "--repair")
-    assert (ran.status, path.read_bytes()) == (0, image.body)
-    assert f"blob {Digest.of(image.body)} is {len(image.body)} bytes of something else" in ran.out
-    assert "(repaired, refetched)" in ran.out
-    assert ran.out.splitlines()[-1] == "1 wrong, 1 of them repaired, 1 piece fetched again"
-    flip(path)
-    hub.script.always("manifest", Quirk(status=403))
-    ran = await cache.run("verify", "--repair")
-    hub.script.clear()
-    assert (ran.status, path.exists()) == (0, False)
-    assert "(repaired, upstream does not give it now)" in ran.out
-    assert (await proxy.ask("/v2/docker.io/team/manifest/manifests/1")).body == image.body
+    text = await repaired(cache, path, Quirk())
+    assert path.read_bytes() == image.body
+    assert f"blob {Digest.of(image.body)} is {len(image.body)} bytes of something else" in text
+    assert "(repaired, refetched)" in text
+    assert text.splitlines()[-1] == "1 wrong, 1 of them repaired, 1 piece fetched again"
+    text = await repaired(cache, path, Quirk(status=403))
+    assert "(repaired, upstream does not give it now)" in text
+    assert not path.exists()
+    assert (await cache.proxy.ask("/v2/docker.io/team/manifest/manifests/1")).body == image.body
 
 
 async def test_records_that_lie(cache: Cache) -> None:
