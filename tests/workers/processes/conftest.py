@@ -1,6 +1,7 @@
 """Fixtures: a service of two workers in front of a hub, and what can be seen of each of its processes from outside."""
 
 import asyncio
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 MIB = 1 << 20
+LIMIT = 1 << 16  # bytes that a client reads ahead
 COUNT = 2
 """Workers of a service."""
 
@@ -95,12 +97,14 @@ async def worker_of(wire: Wire) -> str:
 
 
 @asynccontextmanager
-async def connections(proxy: Proxy, each: int = 1) -> AsyncIterator[tuple[list[Wire], list[Wire]]]:
+async def connections(
+    proxy: Proxy, each: int = 1, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[list[Wire], list[Wire]]]:
     """Connections to both workers, `each` to one. The kernel chooses whose one becomes: so until there are enough."""
     async with AsyncExitStack() as stack:
         found: dict[str, list[Wire]] = {}
         for _ in range(100 * each):
-            wire = await stack.enter_async_context(connect(proxy.address))
+            wire = await stack.enter_async_context(connect(proxy.address, tls, limit=LIMIT))
             found.setdefault(await worker_of(wire), []).append(wire)
             if len(found) == COUNT and min(map(len, found.values())) >= each:
                 one, other = found.values()
