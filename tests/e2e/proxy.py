@@ -27,7 +27,8 @@ RUNNING: list["Proxy"] = []
 
 _START = 30.0  # seconds until it is ready
 _END = 20.0  # until it has ended
-_serial = itertools.count(1)
+_serial = itertools.count()
+_HOSTS = 254  # addresses of a process; then it goes on with another port
 _workers = 1
 
 
@@ -44,8 +45,8 @@ def served_by(workers: int) -> Iterator[int]:
 
 def own_address() -> str:
     """A loopback address that nobody else listens on: all of 127.0.0.0/8 is ours, so no port has to be found."""
-    pid, number = os.getpid(), next(_serial)
-    return f"127.{64 + (pid >> 8) % 64}.{pid % 256}.{number}:5000"
+    pid, (more, number) = os.getpid(), divmod(next(_serial), _HOSTS)
+    return f"127.{64 + (pid >> 8) % 64}.{pid % 256}.{1 + number}:{5000 + more}"
 
 
 class Proxy:

@@ -144,6 +144,6 @@ async def test_what_a_power_failure_leaves_is_good_enough(hub: Hub, tmp_path: Pa
 
 @pytest.mark.soak
 async def test_what_200_power_failures_leave_is_good_enough(hub: Hub, tmp_path: Path) -> None:
-    """The same, more often. (A process has no more than 255 addresses to start services on.)"""
+    """The same, more often."""
     recorded = await record(hub, tmp_path / "recorded")
     log.info(await survive(recorded, 200, random.Random(200)))
