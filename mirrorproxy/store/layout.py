@@ -33,7 +33,7 @@ _NAME = "org.opencontainers.image.ref.name"
 _LARGEST_LINE = 1 << 12  # bytes; ours have about 250
 _LARGEST_FOREIGN = 64 << 20  # bytes: a file that another tool wrote is read as a whole
 _PAUSE = 2.0  # seconds from a change to its being written, at least
-_PAUSE_FACTOR = 50  # times as long as the last write took: no more than 2 % of the time goes into it
+_PAUSE_FACTOR = 100  # times as long as the last write took: fewer than one hit in a hundred meets one
 _BATCH = 100
 
 
@@ -113,7 +113,7 @@ async def rebuild(blobs: BlobStore, index: Index, directory: Path) -> int:
 class LayoutWriter:
     """Keeps `index.json` as new as is cheap: some time after a change, in a thread, and at `aclose`.
 
-    The pause before a write is at least `pause` seconds, and 50 times as long as the last one took. Nothing is written
+    The pause before a write is at least `pause` seconds, and 100 times as long as the last one took. Nothing is written
     while the index still has to be rebuilt from what would be overwritten. Close this before the index.
     """
 

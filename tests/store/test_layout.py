@@ -479,13 +479,13 @@ class TestLayoutWriter:
         await self.named(cache, "kept")
 
     async def test_waits_longer_when_writing_takes_long(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-        """50 times as long as the last write took, whatever the least pause is."""
+        """100 times as long as the last write took, whatever the least pause is."""
         await cache.index.rebuilt()
         writer = LayoutWriter(cache.directory, cache.index, cache.blobs, pause=0.001)
         times = iter([100.0, 104.0])
         monkeypatch.setattr("mirrorproxy.store.layout.monotonic", lambda: next(times))
         await writer._write()
-        assert writer._pause == 200.0
+        assert writer._pause == 400.0
 
     async def test_tries_again_after_a_failure(
         self, cache: Cache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
