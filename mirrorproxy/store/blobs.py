@@ -96,8 +96,7 @@ class BlobStore(Content):
 
     def is_read(self, digest: Digest) -> bool:
         """Does anybody read it now?"""
-        file = self._files.get(digest)
-        return file is not None and file.readers > 0
+        return self._files.is_read(digest)
 
     async def remove(self, digest: Digest) -> int:
         """Remove the content; returns the bytes on disk that this frees, 0 where it was not here.

@@ -1,7 +1,7 @@
 """Content that is open: descriptors that readers share, and that are kept for the next ones. For the event loop."""
 
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import Executor
 from time import monotonic
 
@@ -38,7 +38,7 @@ class OpenBlob:
     __slots__ = ("_file", "_files", "digest", "fd", "size")
 
     def __init__(self, files: "OpenFiles", file: OpenFile) -> None:
-        file.readers += 1
+        files.enter(file)
         self._files = files
         self._file: OpenFile | None = file
         self.digest = file.digest
@@ -62,6 +62,7 @@ class OpenFiles:
         self._limit = limit
         self._threads = threads
         self._files: OrderedDict[Digest, OpenFile] = OrderedDict()
+        self._read: Counter[Digest] = Counter()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -99,9 +100,21 @@ class OpenFiles:
         for digest in list(self._files):
             self.drop(digest)
 
+    def is_read(self, digest: Digest) -> bool:
+        """Does anybody read it, kept open or not?"""
+        return digest in self._read
+
+    def enter(self, file: OpenFile) -> None:
+        """One more reads it."""
+        file.readers += 1
+        self._read[file.digest] += 1
+
     def release(self, file: OpenFile) -> None:
         """A reader has finished."""
         file.readers -= 1
+        self._read[file.digest] -= 1
+        if not self._read[file.digest]:
+            del self._read[file.digest]
         if not file.readers and not file.kept:
             self.shut(file.fd)
 

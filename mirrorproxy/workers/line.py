@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _CALL, _CANCEL, _TELL, _RESULT, _ERROR = range(5)
 _HEAD = 4  # bytes
+_MOST_UNSENT = 64 << 20  # bytes; then the other side does not read any more, and is given up
 _READ = 256 << 10  # the kernel ends a read before the next descriptor: so there is one at most in each
 
 
@@ -61,6 +62,7 @@ class Line:
         self._received = bytearray()
         self._descriptors: deque[int | None] = deque()
         self._unsent: deque[tuple[memoryview, int | None]] = deque()
+        self._waits = 0  # bytes of them
         self._open = True
         self._loop.add_reader(end, self._readable)
 
@@ -111,7 +113,11 @@ class Line:
             self._loop.add_writer(self._socket, self._writable)
 
     def _queue(self, frame: memoryview, fd: int | None) -> None:
+        """Raises `OSError` where the descriptor cannot be copied; then nothing of the frame was sent."""
         self._unsent.append((frame, None if fd is None else os.dup(fd)))  # whose it is may close it meanwhile
+        self._waits += len(frame)
+        if self._waits > _MOST_UNSENT:
+            self._lost()
 
     def _try(self, frame: memoryview, fd: int | None) -> int:
         try:
@@ -130,6 +136,7 @@ class Line:
             sent = self._try(frame, fd)
             if not self._open:
                 return
+            self._waits -= sent
             if sent:
                 close(fd)
                 self._unsent[0] = frame[sent:], None

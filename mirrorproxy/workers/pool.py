@@ -34,7 +34,7 @@ class _Worker:
     def __init__(self, process: asyncio.subprocess.Process, end: socket.socket, hub: Hub, pool: "Workers") -> None:
         self.process = process
         self.began = monotonic()
-        self.line = Line(end, hub.answer, self._told, lambda: None)
+        self.line = Line(end, hub.answer, self._told, self._kill)
         self._hub = hub
         self._pool = pool
         self._closing = Tasks()
@@ -47,6 +47,11 @@ class _Worker:
             self._closing.start(self._hub.close(*arguments), name="a blob is closed")
         elif name == "samples":
             self._pool.totals.add(self.process.pid, *arguments)
+
+    def _kill(self) -> None:
+        """Its line has ended: so has it, or it hangs."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
 
     async def samples(self) -> None:
         """Have it tell what it counted."""
@@ -213,7 +218,11 @@ class Workers:
 def _fate(code: int | None) -> str:
     if code is None:
         return ""
-    return f": status {code}" if code >= 0 else f": killed by {signal.Signals(-code).name}"
+    if code >= 0:
+        return f": status {code}"
+    with suppress(ValueError):  # those for real time have no names
+        return f": killed by {signal.Signals(-code).name}"
+    return f": killed by signal {-code}"
 
 
 def processes(setting: int | str) -> int:

@@ -276,6 +276,21 @@ class TestOpen:
         assert [read(blob) for blob in found] == [DATA] * 50
         await until(lambda: len(opened(blobs.path(DIGEST))) == 1)
 
+    async def test_it_is_known_who_is_read_however_many(self, directory: Path) -> None:
+        """Beyond those that are kept open too: none of what is being read is evicted."""
+        blobs = BlobStore(directory, keep_open=2)
+        await asyncio.to_thread(blobs.prepare)
+        contents = [b"%d" % number for number in range(5)]
+        for each in contents:
+            await blobs.put(Digest.of(each), each)
+        readers = [await blobs.open(Digest.of(each)) for each in contents]
+        assert all(blobs.is_read(Digest.of(each)) for each in contents)
+        for reader in readers:
+            assert reader is not None
+            reader.close()
+        assert not any(blobs.is_read(Digest.of(each)) for each in contents)
+        await blobs.aclose()
+
     async def test_keeps_a_bounded_number_open(self, directory: Path) -> None:
         """The one used longest ago is closed, once its reader has finished."""
         blobs = BlobStore(directory, keep_open=2)

@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import os
+import pickle
 import random
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from mirrorproxy.errors import ManifestUnknown, MirrorproxyError, Overloaded, RateLimited
 from mirrorproxy.workers.line import Answer, Line
-from tests.workers.conftest import beside, lines
+from tests.workers.conftest import beside, lines, nothing
 
 
 def file_with(data: bytes) -> int:
@@ -208,6 +210,43 @@ async def test_the_other_side_is_gone() -> None:
     asking.tell("nothing")
     assert ended == [1]
     await close(asking, answering)
+
+
+async def test_who_does_not_read_is_given_up() -> None:
+    """What is told to a process that hangs does not fill memory: its line ends, as if it had."""
+    ended: list[int] = []
+    one, other = socket.socketpair()
+    line = Line(one, nothing, lambda *_: None, lambda: ended.append(1))
+    for _ in range(100):
+        line.tell("news", bytes(1 << 20))
+    assert ended == [1]
+    with pytest.raises(Overloaded):
+        await line.call("anything")
+    await line.aclose()
+    other.close()
+
+
+async def test_no_descriptor_to_keep_a_copy_with() -> None:
+    """While the other side is slow, at the limit of the process: the answer comes without its file, and is whole."""
+
+    async def answer(name: str, arguments: tuple[Any, ...]) -> Answer:
+        del arguments
+        return Answer(name * (1 << 18), None if name == "large" else files[0])
+
+    files = [file_with(b"0")]
+    raw, other = socket.socketpair()
+    answering = Line(other, answer, lambda *_: None, lambda: None)
+    for number, name in enumerate(("large", "file")):
+        call = pickle.dumps((0, number, name, ()))
+        raw.sendall(len(call).to_bytes(4, "big") + call)
+    with no_more_descriptors():
+        for _ in range(50):
+            await asyncio.sleep(0)
+    asking = Line(raw, nothing, lambda *_: None, lambda: None)
+    value, fd = await asking.call("unasked")  # this call has the number of the one before
+    assert (value, fd) == ("file" * (1 << 18), None)
+    await close(asking, answering)
+    os.close(files[0])
 
 
 async def test_descriptors_that_do_not_fit_are_missing_and_not_mixed_up() -> None:
