@@ -46,6 +46,7 @@ class Service:
     def __init__(self, settings: Settings, inherited: Sequence[socket.socket] = ()) -> None:
         """`inherited` are listening sockets to serve on, instead of those that `server.listen` asks for."""
         self._settings = settings
+        self._served = _names(settings)  # one for all requests: what is remembered of their targets keeps it
         self._inherited = inherited
         self._parts = AsyncExitStack()  # closed in the opposite order of their making
         self._tasks = Tasks()
@@ -181,6 +182,7 @@ class Service:
         if self._workers is not None:
             self._workers.use(_orders(settings))
         self._settings = settings
+        self._served = _names(settings)
         log.info("loaded anew: %s", ", ".join(found.reloaded) or "nothing changed")
 
     async def stop(self) -> None:
@@ -201,7 +203,7 @@ class Service:
         await self._parts.aclose()
 
     def _names(self) -> Names:
-        return _names(self._settings)
+        return self._served
 
     @property
     def _inflight(self) -> int:
