@@ -37,7 +37,7 @@ test: $(VENV)/.dev $(VENV)/.tools check ## everything, real clients included (th
 	tests/tools.sh
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak" $(ARGS)
 
-soak: $(VENV)/.dev $(VENV)/.tools ## what takes longer than make test may
+soak: $(VENV)/.dev $(VENV)/.tools ## what takes longer than make test may, an hour of mixed load among it (SOAK_SECONDS=600: ten minutes)
 	tests/tools.sh
 	$(BIN)/pytest -m soak --timeout 3600 $(ARGS)
 
