@@ -5,6 +5,7 @@ Image specification 1.1 (manifest, index, artifacts with a subject), Docker imag
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 
 from mirrorproxy.errors import BadAnswer, DigestInvalid
@@ -130,12 +131,11 @@ def _descriptor(value: object) -> Descriptor | None:
     """A descriptor, or None where it names nothing that can be fetched here (an algorithm of tomorrow, say)."""
     if not isinstance(value, dict):
         return None
-    media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
+    written, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
     if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool) or size not in _SIZES:
         return None
+    media_type = sys.intern(written) if isinstance(written, str) else ""  # thousands of descriptors have the same few
     try:
-        return Descriptor(
-            media_type if isinstance(media_type, str) else "", Digest(digest), size, platform_in(value.get("platform"))
-        )
+        return Descriptor(media_type, Digest(digest), size, platform_in(value.get("platform")))
     except DigestInvalid:
         return None

@@ -369,3 +369,9 @@ def test_any_bytes_are_read_or_refused(body: bytes, content_type: str) -> None:
     except BadAnswer:
         return
     assert contents.media_type == content_type
+
+
+def test_media_types_are_kept_once() -> None:
+    """However many descriptors have them: each is a new string as JSON is read."""
+    first, second = (read(IMAGE, OCI_MANIFEST).layers[0].media_type for _ in range(2))
+    assert first is second

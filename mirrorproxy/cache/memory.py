@@ -10,7 +10,7 @@ from mirrorproxy.store.memory import Recent
 class Negatives:
     """The errors that are believed for a while: "not there", "not for you"."""
 
-    def __init__(self, ttl: float, clock: Callable[[], float], limit: int = 4096) -> None:
+    def __init__(self, ttl: float, clock: Callable[[], float], limit: int = 2048) -> None:
         self._ttl = ttl
         self._clock = clock
         self._errors: Recent[Hashable, tuple[MirrorproxyError, float]] = Recent(limit)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_HOT_BYTES = 16 << 20  # manifests kept in memory, by their size; a typical one has 1 to 10 KiB
+_HOT_BYTES = 8 << 20  # manifests kept in memory, by their size; a typical one has 1 to 10 KiB
 _THREAD_FROM = 64 << 10  # bytes whose JSON would take 0.5 ms and more of the event loop; the largest 50
 _READ = 256 << 10
 _SAY_EVERY = 30.0  # seconds between two lines about what the disk or the index does wrong

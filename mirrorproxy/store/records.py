@@ -17,6 +17,7 @@ Every `parse_*` raises one of `BAD_ROW` where a row is not what it should be.
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -140,7 +141,7 @@ def parse_tag(value: bytes) -> TagRecord:
 def parse_fact(value: bytes) -> Fact:
     """The fact in a row's value."""
     row = json.loads(value)
-    return Fact(_text(row["t"]), _size(row["s"]))
+    return Fact(sys.intern(_text(row["t"])), _size(row["s"]))
 
 
 def parse_listing(value: bytes) -> KeptListing:
