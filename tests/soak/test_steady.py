@@ -31,12 +31,12 @@ HOUR = int(os.environ.get("SOAK_SECONDS", "3600"))
 
 
 def breaks_some() -> Callable[[Seen], Quirk | None]:
-    """Each fifth transfer from the upstream's storage ends early, one in ten by a reset."""
+    """Each fourth transfer from the upstream's storage ends early, every other of them by a reset."""
     number = itertools.count(1)
 
     def choose(seen: Seen) -> Quirk | None:
         nth = next(number)
-        return Quirk(cut=200_000, reset=nth % 10 == 0) if nth % 5 == 0 else None
+        return Quirk(cut=50_000, reset=nth % 8 == 0) if nth % 4 == 0 else None
 
     return choose
 
@@ -63,7 +63,7 @@ async def soak(hub: Hub, folder: Path, seconds: float, workers: int, *, tls: boo
         server["tls"] = {"cert": str(authority.cert), "key": str(authority.key)}
     patience = dict.fromkeys(("connect_timeout", "header_timeout", "idle_timeout", "revalidate_timeout"), "20s")
     docker_io = upstream(hub, tag_ttl="2s", negative_ttl="1s", prefetch="auto", **patience)
-    made = settings({"docker.io": docker_io}, server=server, cache={"max_size": "80MiB", "min_free": "0"})
+    made = settings({"docker.io": docker_io}, server=server, cache={"max_size": "72MiB", "min_free": "0"})
     trust = authority.client() if tls else None
     proxy = Proxy(folder / "proxy", {**made, "fills": {"budget": "1m"}}, tls=trust)
     put_old(proxy.cache, chance, 30, MIB)  # to be evicted from the first minute on
@@ -96,7 +96,7 @@ async def soak(hub: Hub, folder: Path, seconds: float, workers: int, *, tls: boo
 @pytest.mark.parametrize(("workers", "tls"), [(1, True), (2, False)])
 async def test_everything_at_once(hub: Hub, tmp_path: Path, workers: int, tls: bool) -> None:
     """For as long as make test has time."""
-    await soak(hub, tmp_path, 8, workers, tls=tls, growth=WARMING)
+    await soak(hub, tmp_path, 7, workers, tls=tls, growth=WARMING)
 
 
 @pytest.mark.soak
