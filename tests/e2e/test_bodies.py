@@ -12,6 +12,7 @@ from tests.fakes.script import Quirk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e bodies")]
 
+WORKERS = (1, 2)
 PLACES = 60
 UPSTREAM = {"header_timeout": "1s", "idle_timeout": "1s", "revalidate_timeout": "1s"}
 

@@ -17,6 +17,7 @@ from tests.fakes.script import Quirk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e content")]
 
+WORKERS = (1, 2)
 MIB = 1 << 20
 PLACES = 30
 

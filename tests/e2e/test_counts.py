@@ -14,6 +14,7 @@ from tests.fakes.script import Quirk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e counts")]
 
+WORKERS = (1, 2)
 CLIENTS = 50
 
 
@@ -175,6 +176,8 @@ async def test_no_cache_asks_now(hub: Hub, tmp_path_factory: pytest.TempPathFact
 async def test_what_is_not_there(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A "no" is believed for `negative_ttl`, of every kind, and not a moment longer."""
     hub.script.clear()
+    for name in ("team/known", "team/unknown"):
+        hub.remove(name)
     hub.add_image("team/known", "1", b"layer")
     ttl = 2.0
     rules = upstream(hub, negative_ttl=f"{ttl}s")

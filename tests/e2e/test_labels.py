@@ -15,6 +15,7 @@ from tests.fakes.script import Quirk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e labels")]
 
+WORKERS = (1, 2)
 REQUESTS = 400
 ENDPOINTS = {"base", "manifest", "blob", "tags", "referrers", "catalog", "push", "page", "unknown"}
 ALLOWED = {

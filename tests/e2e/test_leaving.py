@@ -15,6 +15,7 @@ from tests.fakes.script import Quirk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e leaving")]
 
+WORKERS = (1, 2)
 MIB = 1 << 20
 
 
