@@ -34,7 +34,7 @@ class _Worker:
     def __init__(self, process: asyncio.subprocess.Process, end: socket.socket, hub: Hub, pool: "Workers") -> None:
         self.process = process
         self.began = monotonic()
-        self.line = Line(end, hub.answer, self._told, self._kill)
+        self.line = Line(end, hub.answer, self._told, self._lost)
         self._hub = hub
         self._pool = pool
         self._closing = Tasks()
@@ -48,10 +48,18 @@ class _Worker:
         elif name == "samples":
             self._pool.totals.add(self.process.pid, *arguments)
 
-    def _kill(self) -> None:
-        """Its line has ended: so has it, or it hangs."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+    def _lost(self) -> None:
+        """Its line has ended: so does it, or it hangs."""
+        self._closing.start(self._ended(), name="a worker ends")
+
+    async def _ended(self) -> None:
+        """Give it a moment to end. To kill what is dead already would take its status from asyncio (`Popen.poll`)."""
+        try:
+            await within(_END, self.process.wait())
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
 
     async def samples(self) -> None:
         """Have it tell what it counted."""
@@ -64,11 +72,7 @@ class _Worker:
         await self.line.aclose()
         await self._closing.ended()
         await self._hub.aclose()
-        try:
-            await within(_END, self.process.wait())
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
+        await self._ended()
         self._pool.totals.left(self.process.pid)
 
 
