@@ -40,6 +40,7 @@ test: $(VENV)/.dev $(VENV)/.tools check ## everything, real clients included (th
 soak: $(VENV)/.dev $(VENV)/.tools ## what takes longer than make test may, an hour of mixed load among it (SOAK_SECONDS=600: ten minutes)
 	tests/tools.sh
 	$(BIN)/pytest -m soak --timeout 3600 $(ARGS)
+	MIRRORPROXY__SERVER__WORKERS=2 $(BIN)/pytest -n 2 --dist loadgroup -m "not soak" tests/e2e
 
 check: $(VENV)/.dev ## lint, format, types and layers alone
 	$(BIN)/ruff check .

@@ -22,7 +22,8 @@ from tests.workers.processes.conftest import MIB, Serve, connections, is_alive, 
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("workers deaths")]
 
-KILLED = r"has ended: killed by SIGKILL; it is started anew, and its clients ask again"
+KILLED = "has ended: killed by SIGKILL; it is started anew, and its clients ask again"
+DOCUMENTED = (Path(__file__).parents[3] / "docs" / "troubleshooting.md").read_text()
 
 
 def counters(page: str) -> dict[tuple[str, str], float]:
@@ -87,6 +88,7 @@ async def test_a_worker_is_killed(serve: Serve, hub: Hub) -> None:
             assert {name: value for name, value in counted.items() if after[name] < value} == {}
         (told,) = [line for line in proxy.log() if line["level"] == "error"]
         assert told["msg"] in [f"worker {number} (process {victim}) {KILLED}" for number in (1, 2)]
+        assert f"worker 1 (process 4711) {KILLED}" in DOCUMENTED
         await until(lambda: held(proxy) == opened | {"blobs": 1})  # the warm one, for who comes next
 
 
@@ -215,7 +217,9 @@ async def test_a_worker_that_outlives_the_core_for_a_moment(serve: Serve, worker
         await until(lambda: not is_alive(before[1]))
         proxy.settings["server"]["workers"] = workers_then
         await proxy.launch()
-        await until(lambda: proxy.said("is in use still"))
+        words = "is in use still; trying again for 3 s"
+        await until(lambda: proxy.said(words))
+        assert words in DOCUMENTED
     finally:
         os.kill(before[0], signal.SIGCONT)
     await until(lambda: sum(" serves " in line["msg"] for line in proxy.log()) == 2)
