@@ -274,6 +274,8 @@ def main() -> None:
     parser.add_argument("--objects", type=int, nargs="*", default=_SIZES, help="in the cache; none: leave that out")
     parser.add_argument("--evict", type=int, default=10_000, help="so many, while hits are measured; 0: leave that out")
     arguments = parser.parse_args()
+    if min(arguments.objects, default=1) < 1:
+        parser.error("--objects: 1 or more each")
     if arguments.objects:
         print("| objects | ready after | memory | first hit | hit | hit given again |\n|---:|---:|---:|---:|---:|---:|")
     for objects in arguments.objects:
