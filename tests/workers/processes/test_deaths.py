@@ -284,6 +284,27 @@ if "mirrorproxy.workers" in sys.orig_argv:
     assert not any(map(is_alive, started))
 
 
+async def test_two_that_start_at_once(serve: Serve, tmp_path: Path) -> None:
+    """Cannot both have a port, though no worker listens there yet; who connects so early waits, and is served."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import pathlib, sys, time
+while "mirrorproxy.workers" in sys.orig_argv and not pathlib.Path({str(tmp_path / "go")!r}).exists():
+    time.sleep(0.01)
+""")
+    first = serve("first", environ={"PYTHONPATH": str(tmp_path)})
+    await first.launch()
+    async with asyncio.timeout(20):
+        while not await is_open(first):
+            await asyncio.sleep(0.01)
+    async with connect(first.address) as early:
+        early.send("/readyz")
+        text = await refused(serve("second", server={"listen": [first.address]}))
+        assert f"{first.address} (server.listen, --listen): Address already in use" in text
+        (tmp_path / "go").touch()
+        assert (await early.answer()).status == 200
+    assert await first.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_for_all_processes_at_once(serve: Serve, hub: Hub, number: signal.Signals) -> None:
     """As systemd and a terminal send it: the transfers of both workers end in order."""
