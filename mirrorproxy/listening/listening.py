@@ -1,5 +1,6 @@
 """The connections of one server: how many, and until when."""
 
+import asyncio
 import errno
 import logging
 import resource
@@ -11,6 +12,7 @@ from aiohttp import web
 
 from mirrorproxy.listening.certificate import Certificate
 from mirrorproxy.listening.door import Door
+from mirrorproxy.listening.lost import forgive
 from mirrorproxy.web.server import Server
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class Listening:
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Listen on these, which are closed by `close`. Raises `OSError`."""
+        forgive(asyncio.get_running_loop())
         await self._runner.setup()
         for each in sockets:
             each.listen(BACKLOG)
