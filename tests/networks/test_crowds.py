@@ -23,7 +23,7 @@ from tests.web.wire import Answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-UPSTREAM = {"connections": 1}
+UPSTREAM = {"connections": 1, "idle_timeout": "8s"}  # clients gather before the upstream goes on
 CLIENTS = 200
 SIZE = 16 * MIB
 
