@@ -189,7 +189,9 @@ class Service:
         """Drain: not ready, no new connections, running transfers get `server.grace` seconds."""
         self._probes.state = State.DRAINING
         grace = self._settings.server.grace
-        log.info("stopping; %d requests get %.0f s to end", self._inflight, grace)
+        await self._count()
+        requests = self._app.inflight + (0 if self._workers is None else self._workers.totals.requests)
+        log.info("stopping; %d requests get %.0f s to end", requests, grace)
         if self._listening is not None:
             await self._listening.close()
             await asyncio.sleep(LAST_REQUESTS)

@@ -84,6 +84,11 @@ class Totals(Collector):
             self._counted[key] = self._counted.get(key, 0.0) + value
         self._now[worker] = samples.now
 
+    @property
+    def requests(self) -> int:
+        """How many requests workers were answering when they last told."""
+        return int(sum(each.get(_INFLIGHT, 0.0) for each in self._now.values()))
+
     def left(self, worker: int) -> None:
         """It is gone: what it counted stays."""
         self._now.pop(worker, None)

@@ -79,6 +79,7 @@ def test_what_is_now_is_summed_over_those_that_live() -> None:
         totals.add(worker, tally.take())
     both = _process(totals)
     assert both["mirrorproxy_http_requests_inflight"] == 11
+    assert totals.requests == 10
     assert both["process_resident_memory_bytes"] > 2.5 * alone["process_resident_memory_bytes"]
     assert both["process_open_fds"] < 2 * alone["process_open_fds"]
     assert both["process_cpu_seconds_total"] > 2.5 * alone["process_cpu_seconds_total"]
