@@ -15,6 +15,8 @@ from mirrorproxy.logs import set_up
 from mirrorproxy.service.notify import Notifier
 from mirrorproxy.service.service import Service
 from mirrorproxy.tasks import Tasks
+from mirrorproxy.workers.pool import processes
+from mirrorproxy.workers.template import Template
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,9 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[sock
     set_up(loaded.settings.log.level, loaded.settings.log.format)
     notifier = Notifier.from_environment(os.environ)
     heap.share_one()
+    template = Template.copy() if processes(loaded.settings.server.workers) > 1 else None
     try:
-        asyncio.run(_serve(loaded, reload, inherited, notifier))
+        asyncio.run(_serve(loaded, reload, inherited, notifier, template))
     except (CacheFailed, OSError) as error:
         busy = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         words = (isinstance(error, OSError) and error.strerror) or error
@@ -41,12 +44,16 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[sock
 
 
 async def _serve(
-    loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[socket.socket], notifier: Notifier
+    loaded: Loaded,
+    reload: Callable[[], Loaded],
+    inherited: Sequence[socket.socket],
+    notifier: Notifier,
+    template: Template | None,
 ) -> None:
     for warning in loaded.warnings:
         log.warning("%s", warning)
     tracing.set_up(os.environ)
-    service = Service(loaded.settings, inherited)
+    service = Service(loaded.settings, inherited, template)
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()
     tasks = Tasks()
     loop = asyncio.get_running_loop()

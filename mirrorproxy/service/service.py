@@ -30,6 +30,7 @@ from mirrorproxy.web.probes import OwnPages, Probes, State
 from mirrorproxy.web.routes import Names
 from mirrorproxy.workers.hub import Hub
 from mirrorproxy.workers.pool import Workers, processes
+from mirrorproxy.workers.template import Template
 from mirrorproxy.workers.totals import Totals
 from mirrorproxy.workers.words import Orders
 
@@ -43,8 +44,13 @@ _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the 
 class Service:
     """One running mirrorproxy. `start` it, `reload` it, `stop` it; `aclose` in any case."""
 
-    def __init__(self, settings: Settings, inherited: Sequence[socket.socket] = ()) -> None:
-        """`inherited` are listening sockets to serve on, instead of those that `server.listen` asks for."""
+    def __init__(
+        self, settings: Settings, inherited: Sequence[socket.socket] = (), template: Template | None = None
+    ) -> None:
+        """`inherited` are listening sockets to serve on, instead of those that `server.listen` asks for. Workers are
+        copies of `template`.
+        """
+        self._template = template
         self._settings = settings
         self._served = _names(settings)  # one for all requests: what is remembered of their targets keeps it
         self._inherited = inherited
@@ -148,9 +154,9 @@ class Service:
             self._parts.push_async_callback(self._listening.aclose)
             await self._listening.start(self._sockets.sets[0])
             return
-        self._workers = Workers(
-            self._sockets.sets, hub, totals, _orders(self._settings), list(self._settings.upstreams)
-        )
+        template = self._template or await Template.anew()
+        orders, registries = _orders(self._settings), list(self._settings.upstreams)
+        self._workers = Workers(self._sockets.sets, hub, totals, orders, registries, template)
         self._parts.push_async_callback(self._workers.aclose)
         await self._workers.start()
 

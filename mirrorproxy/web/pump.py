@@ -15,7 +15,8 @@ from mirrorproxy.errors import CacheFailed
 from mirrorproxy.registry import FileBlob
 from mirrorproxy.web.client import ClientGone, ClientStalled, Watch
 
-_BUFFER = memoryview(mmap.mmap(-1, 256 << 10))  # page-aligned; never held across a step
+# Page-aligned; never held across a step. Private: processes that are copies of one another would share it else.
+_BUFFER = memoryview(mmap.mmap(-1, 256 << 10, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 _PAGE_IN = 1 << 20  # bytes that a thread brings into memory at a time
 _COLD = (errno.EAGAIN, errno.EOPNOTSUPP)  # not in memory; a file system (tmpfs) that cannot tell
 

@@ -1,8 +1,8 @@
-"""`python -m mirrorproxy.workers LINE LISTENING...`: what the service starts for each worker, with descriptors."""
+"""`python -m mirrorproxy.workers CONTROL`: a template as a program of its own, with a descriptor of the core's."""
 
+import socket
 import sys
 
-from mirrorproxy.workers.worker import main
+from mirrorproxy.workers.template import run
 
-line, *listening = map(int, sys.argv[1:])
-sys.exit(main(line, listening))
+run(socket.socket(fileno=int(sys.argv[1])))

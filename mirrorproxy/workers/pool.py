@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from mirrorproxy.errors import MirrorproxyError
 from mirrorproxy.tasks import Tasks, within
 from mirrorproxy.workers.hub import Hub
 from mirrorproxy.workers.line import Line
+from mirrorproxy.workers.template import Process, Template
 from mirrorproxy.workers.totals import Samples, Totals
 from mirrorproxy.workers.words import Arguments, Orders
 
@@ -25,13 +25,12 @@ _END = 5.0  # seconds for it to end, when its line has
 _TELL = 1.0  # seconds that a scrape waits for what workers counted
 _PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before one is started anew that died soon after its start
 _SOON = 10.0  # seconds
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Worker:
     """One process, from its start to its end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, end: socket.socket, hub: Hub, pool: "Workers") -> None:
+    def __init__(self, process: Process, end: socket.socket, hub: Hub, pool: "Workers") -> None:
         self.process = process
         self.began = monotonic()
         self.line = Line(end, hub.answer, self._told, self._lost)
@@ -50,15 +49,18 @@ class _Worker:
 
     def _lost(self) -> None:
         """Its line has ended: so does it, or it hangs."""
+        if self.process.orphaned:
+            self.process.gone()
         self._closing.start(self._ended(), name="a worker ends")
 
     async def _ended(self) -> None:
-        """Give it a moment to end. To kill what is dead already would take its status from asyncio (`Popen.poll`)."""
+        """Give it a moment to end."""
+        if self.process.orphaned:
+            self.process.gone()  # its line is closed
         try:
             await within(_END, self.process.wait())
         except TimeoutError:
-            with suppress(ProcessLookupError):
-                self.process.kill()
+            self.process.kill()
             await self.process.wait()
 
     async def samples(self) -> None:
@@ -80,7 +82,7 @@ class Workers:
     """As many workers as there are sets of listening `sockets`, which stay the caller's.
 
     A worker's socket stays open here too: who connects while it is started anew waits in the kernel's queue. `hub`
-    makes what answers one of them, `orders` is what they serve by.
+    makes what answers one of them, `orders` is what they serve by. They are copies of `template`.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class Workers:
         totals: Totals,
         orders: Orders,
         registries: Sequence[str],
+        template: Template,
     ) -> None:
+        self._template = template
         self.totals = totals
         self._sockets = sockets
         self._hub = hub
@@ -98,6 +102,7 @@ class Workers:
         self._registries = registries
         self._workers: dict[int, _Worker] = {}
         self._tasks = Tasks()
+        self._replacing = asyncio.Lock()
         self._stopping = asyncio.Event()
 
     def __len__(self) -> int:
@@ -140,31 +145,24 @@ class Workers:
         await self._tasks.aclose()
         for worker in self._workers.values():  # whose keepers had no turn yet
             await worker.aclose()
+        await self._template.aclose()
 
     def _tell(self, name: str, *arguments: object) -> None:
         for worker in self._workers.values():
             worker.line.tell(name, *arguments)
 
     async def _start(self, place: int) -> _Worker:
+        async with self._replacing:
+            if self._template.is_gone:
+                await self._template.aclose()
+                self._template = await Template.anew()
         mine, theirs = socket.socketpair()
-        given = [theirs.fileno(), *(each.fileno() for each in self._sockets[place])]
-        # Whoever signals all processes of a service means the core; a process that has just begun cannot know that.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "mirrorproxy.workers",
-                *map(str, given),
-                pass_fds=given,
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the core, which tells them
-            )
+            process = await self._template.start([theirs.fileno(), *(each.fileno() for each in self._sockets[place])])
         except BaseException:
             mine.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             theirs.close()
         worker, orders = _Worker(process, mine, self._hub(), self), self._orders
         try:

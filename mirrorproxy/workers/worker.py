@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -31,8 +30,6 @@ _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the 
 
 def main(line: int, listening: Sequence[int]) -> int:
     """Serve over these descriptors until the core says so, or is gone; the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever signals all processes of a service: the core knows what to do
     heap.share_one()
     asyncio.run(_serve(socket.socket(fileno=line), [socket.socket(fileno=each) for each in listening]))
     return os.EX_OK

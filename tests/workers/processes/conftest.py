@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import subprocess
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.memory import tree
 from tests.e2e.client import connect
 from tests.e2e.conftest import (
     _no_task_left,
@@ -70,8 +72,36 @@ def serve(hub: Hub, tmp_path: Path) -> Serve:
 
 def pids(proxy: Proxy) -> list[int]:
     """The processes of the workers."""
-    words = ["pgrep", "--parent", str(proxy.pid), "--full", "mirrorproxy.workers"]
-    return [int(line) for line in subprocess.run(words, capture_output=True, text=True).stdout.split()]
+    return [pid for pid in tree(proxy.pid) if name_of(pid) == "mirror-worker"]
+
+
+def at_each_worker(folder: Path, work: str) -> None:
+    """Have each worker do this first, of a service that has `folder` in its PYTHONPATH."""
+    body = textwrap.indent(textwrap.dedent(work), "        ")
+    (folder / "sitecustomize.py").write_text(f"""
+import os
+generation = 0
+def forked():
+    global generation
+    generation += 1
+    if generation == 2:  # the template is the first
+{body}
+os.register_at_fork(after_in_child=forked)
+""")
+
+
+def template(proxy: Proxy) -> int:
+    """The process of which they are copies."""
+    (pid,) = (pid for pid in tree(proxy.pid) if name_of(pid) == "mirror-template")
+    return pid
+
+
+def name_of(pid: int) -> str:
+    """What `ps` calls a process; nothing, where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def is_alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ from tests.e2e.client import begin, connect, rest
 from tests.e2e.proxy import Proxy, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
-from tests.workers.processes.conftest import MIB, Serve, connections, is_alive, pid_of, pids
+from tests.workers.processes.conftest import MIB, Serve, at_each_worker, connections, is_alive, pid_of, pids, template
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("workers deaths")]
 
@@ -265,14 +265,16 @@ async def test_somebody_else_on_the_port(serve: Serve) -> None:
 @pytest.mark.parametrize("broken", ["both", "the second"])
 async def test_a_worker_that_cannot_start(serve: Serve, tmp_path: Path, broken: str) -> None:
     """Is told, with its status; the others are ended."""
-    (tmp_path / "sitecustomize.py").write_text(f"""
-import os, pathlib, sys
-if "mirrorproxy.workers" in sys.orig_argv:
-    here = pathlib.Path({str(tmp_path)!r})
-    (here / str(os.getpid())).touch()
-    if {broken == "both"} or len(list(here.glob("[0-9]*"))) > 1:
-        os._exit(3)
-""")
+    at_each_worker(
+        tmp_path,
+        f"""
+        import os, pathlib
+        here = pathlib.Path({str(tmp_path)!r})
+        (here / str(os.getpid())).touch()
+        if {broken == "both"} or len(list(here.glob("[0-9]*"))) > 1:
+            os._exit(3)
+        """,
+    )
     proxy = serve(environ={"PYTHONPATH": str(tmp_path)})
     text = await refused(proxy)
     assert "cannot start: worker " in text
@@ -284,11 +286,14 @@ if "mirrorproxy.workers" in sys.orig_argv:
 
 async def test_two_that_start_at_once(serve: Serve, tmp_path: Path) -> None:
     """Cannot both have a port, though no worker listens there yet; who connects so early waits, and is served."""
-    (tmp_path / "sitecustomize.py").write_text(f"""
-import pathlib, sys, time
-while "mirrorproxy.workers" in sys.orig_argv and not pathlib.Path({str(tmp_path / "go")!r}).exists():
-    time.sleep(0.01)
-""")
+    at_each_worker(
+        tmp_path,
+        f"""
+        import pathlib, time
+        while not pathlib.Path({str(tmp_path / "go")!r}).exists():
+            time.sleep(0.01)
+        """,
+    )
     first = serve("first", environ={"PYTHONPATH": str(tmp_path)})
     await first.launch()
     async with asyncio.timeout(20):
@@ -325,3 +330,31 @@ async def test_a_signal_for_all_processes_at_once(serve: Serve, hub: Hub, number
             assert begun + await wire.reader.readexactly(MIB) == data
         assert await proxy.ended() == 0
         assert not any(map(is_alive, before))
+
+
+async def test_the_template_is_killed(serve: Serve, hub: Hub) -> None:
+    """No client notices: workers go on without it. When one of them dies, another is there all the same."""
+    data = os.urandom(2 * MIB)
+    digest = hub.add_blob("team/a", data)
+    hub.script.next("cdn", Quirk(stall=MIB, release=(go_on := asyncio.Event())))
+    async with serve() as proxy:
+        proxy.tolerate("of which workers are copies, has died")
+        proxy.tolerate("has ended")
+        async with connections(proxy) as ((one,), (other,)):
+            before = pids(proxy)
+            begun = (await begin(one, f"/v2/team/a/blobs/{digest}", MIB))[1]
+            os.kill(template(proxy), signal.SIGKILL)
+            await until(lambda: proxy.said("of which workers are copies, has died"))
+            go_on.set()
+            assert begun + await one.reader.readexactly(MIB) == data
+            assert (await other.ask("/v2/")).status == 200
+        assert all(map(is_alive, before))
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while len(pids(proxy)) < 2:
+                await asyncio.sleep(0.05)
+        assert not set(pids(proxy)) & set(before)
+        assert (await proxy.ask(f"/v2/team/a/blobs/{digest}")).body == data
+        after = [*pids(proxy), template(proxy)]
+    assert not any(map(is_alive, after))

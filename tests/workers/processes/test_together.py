@@ -18,7 +18,7 @@ from tests.e2e.proxy import Proxy, own_address, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
 from tests.web.wire import Answer, Wire
-from tests.workers.processes.conftest import MIB, Serve, connections, pids
+from tests.workers.processes.conftest import MIB, Serve, connections, pids, template
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("workers together")]
 
@@ -273,3 +273,12 @@ async def seen_at_both(proxy: Proxy, client: ssl.SSLContext, serial: int) -> Non
             if {int(each["serialNumber"], 16) for each in certificates} == {serial}:
                 return
             await asyncio.sleep(0.05)
+
+
+async def test_no_memory_is_written_by_two(serve: Serve) -> None:
+    """Processes that are copies of one another share nothing that one of them can change, but for the index's log."""
+    async with serve() as proxy:
+        for pid in (proxy.pid, template(proxy), *pids(proxy)):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                writable, shared = line.split()[1][1] == "w", line.split()[1][3] == "s"
+                assert not (writable and shared) or (pid == proxy.pid and line.endswith("-shm")), line

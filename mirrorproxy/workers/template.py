@@ -1,0 +1,228 @@
+"""A copy of this process, of which all workers are copies.
+
+So they share the memory of everything that was imported, and one is there within milliseconds. Two workers and the core
+take 60 MiB at rest; as programs of their own they took 104. The copy is made before the first thread and the event loop
+(`fork` copies no thread but its own), and does nothing beside copying itself. Between it and the core is a pair of
+sockets that keep messages apart:
+
+    to it        a byte, with the descriptors of a new worker: its line, then those that it listens on
+    from it      "PID" when a worker was made; "PID STATUS" when one has ended
+
+Should it die, another is made as a program of its own.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import NoReturn
+
+from mirrorproxy.workers.worker import main
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""For the core, which tells the others; whoever signals all processes of a service means it."""
+
+_MOST = 250  # descriptors in one message; the kernel takes 253
+_MESSAGE = 64  # bytes
+_END = 2.0  # seconds
+
+
+class Process:
+    """A worker's process. `orphaned`: the template died, and cannot tell when it does: say that it is `gone`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.orphaned = False
+        self._ended = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return when it has ended."""
+        await self._ended.wait()
+
+    def kill(self) -> None:
+        """End it."""
+        if not self._ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def gone(self, status: int | None = None) -> None:
+        """It has ended."""
+        self.returncode = status
+        self._ended.set()
+
+
+class Template:
+    """The core's side. `is_gone` when it died; `aclose` it in any case."""
+
+    def __init__(self, pid: int, control: socket.socket) -> None:
+        control.setblocking(False)
+        self.is_gone = False
+        self._pid = pid
+        self._control = control
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: deque[asyncio.Future[int]] = deque()
+        self._processes: dict[int, Process] = {}
+        self._ended: dict[int, int] = {}  # of those that nobody heard of yet
+
+    @classmethod
+    def copy(cls) -> "Template":
+        """Of this process as it is now. To be called before there are threads or an event loop."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gc.collect()
+        gc.freeze()  # a collection would write to every object, and so copy the memory that shall be shared
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        pid = os.fork()
+        if not pid:
+            mine.close()
+            run(theirs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        theirs.close()
+        return cls(pid, mine)
+
+    @classmethod
+    async def anew(cls) -> "Template":
+        """As a program of its own. Raises `OSError`."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            command = [sys.executable, "-m", "mirrorproxy.workers", str(theirs.fileno())]
+            return cls(await asyncio.to_thread(_spawn, command, theirs.fileno()), mine)
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+
+    async def start(self, given: Sequence[int]) -> Process:
+        """A new worker with these descriptors. Raises `OSError`."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._control, self._readable)
+        future: asyncio.Future[int] = self._loop.create_future()
+        socket.send_fds(self._control, [b"+"], given)
+        self._starting.append(future)
+        pid = await asyncio.shield(future)
+        process = self._processes[pid] = Process(pid)
+        if (status := self._ended.pop(pid, None)) is not None:
+            self._gone(pid, status)
+        return process
+
+    async def aclose(self) -> None:
+        """End it. Workers end by their lines."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._control)
+        self._control.close()
+        until = monotonic() + _END
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(self._pid, os.WNOHANG)[0] == 0:  # noqa: ASYNC222 - which does not wait
+                if monotonic() > until:
+                    os.kill(self._pid, signal.SIGKILL)
+                await asyncio.sleep(0.005)
+
+    def _readable(self) -> None:
+        try:
+            message = self._control.recv(_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._lost()
+            return
+        pid, *status = map(int, message.split())
+        if not status:
+            self._starting.popleft().set_result(pid)
+        else:
+            self._gone(pid, status[0])
+
+    def _gone(self, pid: int, status: int) -> None:
+        if (process := self._processes.pop(pid, None)) is None:
+            self._ended[pid] = status
+        else:
+            process.gone(status)
+
+    def _lost(self) -> None:
+        log.error(
+            "the process %d, of which workers are copies, has died; another is made when one is needed", self._pid
+        )
+        self.is_gone = True
+        assert self._loop is not None
+        self._loop.remove_reader(self._control)
+        while self._starting:
+            future = self._starting.popleft()
+            future.set_exception(OSError("the process that makes workers died"))
+            future.exception()  # whoever waited may be gone
+        for process in self._processes.values():
+            process.orphaned = True
+        self._processes.clear()
+
+
+def _spawn(command: Sequence[str], control: int) -> int:
+    # The template's own status is asked for by `aclose`, or by nobody.
+    process = subprocess.Popen(command, pass_fds=[control], stdin=subprocess.DEVNULL)  # noqa: S603 - our own words
+    process.returncode = 0  # so that nothing else waits for it
+    return process.pid
+
+
+def run(control: socket.socket) -> NoReturn:
+    """Be the template, until the core is gone."""
+    with contextlib.suppress(PermissionError):  # it leads a group already
+        os.setsid()  # Ctrl-C is for the core
+    _call_it("mirror-template")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def reap(*_: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                control.send(b"%d %d" % (ended[0], os.waitstatus_to_exitcode(ended[1])))
+
+    signal.signal(signal.SIGCHLD, reap)
+    with contextlib.suppress(OSError):  # the core is gone
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
+            if not message:
+                break
+            pid = os.fork()
+            if not pid:
+                control.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _work(descriptors)
+            for each in descriptors:
+                os.close(each)
+            control.send(b"%d" % pid)
+    os._exit(os.EX_OK)
+
+
+def _work(descriptors: list[int]) -> NoReturn:
+    status = os.EX_SOFTWARE
+    try:
+        _call_it("mirror-worker")
+        line, *listening = descriptors
+        status = main(line, listening)
+    except Exception:
+        log.exception("a worker failed")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # and not back into what this is a copy of
+
+
+def _call_it(name: str) -> None:
+    """The name that `ps` and `top` show."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
