@@ -19,7 +19,6 @@ from tests.fakes.script import Quirk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("e2e ends")]
 
-WORKERS = (1, 2)
 MIB = 1 << 20
 SIZE = 32 * MIB
 NAME = "team/large"
