@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, KeysView
 from dataclasses import dataclass, replace
@@ -20,11 +21,15 @@ from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Blob, Outcome, Result, Source
 from mirrorproxy.store.ingest import Partials
+from mirrorproxy.store.memory import Recent
 from mirrorproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-_SAY_EVERY = 60.0  # seconds
+_SAY_EVERY = 60.0  # seconds, for each reason
+_REASONS = 16
+_NUMBER = re.compile(r"[0-9]+")  # of bytes: the same reason for each blob
+_TROUBLE_FOR = 60.0  # seconds that a download which was not kept tells of the disk
 _SINGLE_FOR = 600.0  # seconds
 _QUEUE_FACTOR = 16  # downloads of one upstream that may wait for each that may run: none has the whole queue
 _TO_COMMIT = 5.0  # seconds for the disk to take what is whole, at the end of the service
@@ -53,8 +58,8 @@ class Fills:
     """The downloads. What cannot run yet waits: what clients wait for before what is fetched ahead, then in order."""
 
     def __init__(self, partials: Partials, space: Space, metrics: Metrics, terms: Terms) -> None:
-        self.trouble: str | None = None  # why the last download was not kept, until one is
-        self._said = -_SAY_EVERY
+        self._trouble = ("", -_TROUBLE_FOR)  # why the last download was not kept, and when
+        self._said: Recent[str, float] = Recent(_REASONS)
         self._terms = terms
         self._partials = partials
         self._space = space
@@ -70,6 +75,12 @@ class Fills:
 
     def __len__(self) -> int:
         return len(self._flights)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why a download of the last minute was not kept, where none was since."""
+        reason, since = self._trouble
+        return reason if time.monotonic() - since < _TROUBLE_FOR else None
 
     @property
     def readers(self) -> int:
@@ -177,7 +188,7 @@ class Fills:
                 whole = await download.run(self._partials, self._space)
                 tracing.note({"mirrorproxy.size": flight.size}, failed=not whole)
                 if whole:
-                    self.trouble = None
+                    self._trouble = ("", -_TROUBLE_FOR)
                 elif isinstance(flight.error, CacheFailed):
                     self._passes_through(flight, flight.error)
             if whole and stored is not None:
@@ -185,10 +196,11 @@ class Fills:
 
     def _passes_through(self, flight: Flight, error: CacheFailed) -> None:
         """The disk does not take it. Said once in a while: all that comes meets the same disk."""
-        self.trouble = error.message
+        now, reason = time.monotonic(), _NUMBER.sub("", error.message)
+        self._trouble = error.message, now
         self._metrics.not_kept.labels(flight.repository.registry).inc()
-        if time.monotonic() - self._said >= _SAY_EVERY:
-            self._said = time.monotonic()
+        if now - (self._said.get(reason) or -_SAY_EVERY) >= _SAY_EVERY:
+            self._said.put(reason, now)
             log.warning("downloads pass through and are not kept: %s@%s: %s", flight.repository, flight.digest, error)
 
     def _refused(self, registry: str) -> None:

@@ -51,7 +51,7 @@ class Service:
         copies of `template`.
         """
         self._template = template
-        self._settings = settings
+        self._settings = self._started = settings
         self._served = _names(settings)  # one for all requests: what is remembered of their targets keeps it
         self._inherited = inherited
         self._parts = AsyncExitStack()  # closed in the opposite order of their making
@@ -172,9 +172,9 @@ class Service:
 
     def reload(self, settings: Settings) -> None:
         """Take over what can be while running, and say what cannot."""
-        found = changes(self._settings, settings)
-        if found.needs_restart:
-            log.warning("these changes wait for a restart: %s", ", ".join(found.needs_restart))
+        found, waiting = changes(self._settings, settings), changes(self._started, settings).needs_restart
+        if waiting:
+            log.warning("these changes wait for a restart: %s", ", ".join(waiting))
         set_up(settings.log.level, settings.log.format)
         self._stacks.use(settings.upstreams)
         self._fills.use(terms(settings))

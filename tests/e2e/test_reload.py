@@ -46,6 +46,14 @@ async def test_an_upstream_more(proxy: Proxy, hub: Hub) -> None:
     assert hub.count("token") == 0
 
 
+async def test_what_waits_for_a_restart_is_told_as_long_as_it_does(proxy: Proxy) -> None:
+    """At each reload, and no more when the file says again what runs."""
+    waits = "these changes wait for a restart: server.workers"
+    for workers, expected in ((3, True), (3, True), (1, False)):
+        proxy.settings["server"]["workers"] = workers
+        assert (waits in [line["msg"] for line in await proxy.reload()]) == expected
+
+
 async def test_an_upstream_less(proxy: Proxy, hub: Hub) -> None:
     """Is not served any more, nor shown; it is when it comes back, from the cache."""
     image = hub.add_image("team/less", "1", os.urandom(100))

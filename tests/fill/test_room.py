@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from mirrorproxy.errors import CacheFailed
 from mirrorproxy.fill import Fills, Terms
 from mirrorproxy.metrics import Metrics
@@ -122,4 +124,36 @@ async def test_what_nobody_knew_the_size_of_finds_room_too(partials: Partials, m
     assert space.ledger.reserved == 0
     assert len(DATA) <= (space.ledger.used or 0) < LIMIT - MIB
     assert source.asked == [0]
+    await fills.aclose()
+
+
+class Failing(Counted):
+    """A disk that takes nothing, for a reason."""
+
+    reason = "no room for 5 bytes"
+
+    async def reserve(self, size: int) -> Reservation:
+        """Never."""
+        raise CacheFailed(self.reason)
+
+
+async def test_why_nothing_is_kept_is_said_once_for_each_reason(
+    partials: Partials, metrics: Metrics, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many downloads meet it, and whatever their sizes; and what was a minute ago is no trouble any more."""
+    space = Failing()
+    fills = Fills(partials, space, metrics, Terms(2, 8))
+
+    async def passes() -> None:
+        assert await pull(fills, ScriptedSource(DATA), len(DATA)) == DATA
+        await fills.drain(2)
+
+    for reason in ("no room for 5 bytes", "no room for 7 bytes", "it can only be read", "it can only be read"):
+        space.reason = reason
+        await passes()
+        assert fills.trouble == reason
+    told = [record.getMessage() for record in caplog.records if "are not kept" in record.getMessage()]
+    assert [line.rpartition(": ")[2] for line in told] == ["no room for 5 bytes", "it can only be read"]
+    monkeypatch.setattr("mirrorproxy.fill.fills._TROUBLE_FOR", 0.0)
+    assert fills.trouble is None
     await fills.aclose()
