@@ -81,6 +81,8 @@ class AdminServer:
                 async for line in lines:
                     await response.write(line)
             await response.write_eof()
+        except ConnectionError:
+            pass  # the command has left, before this was cancelled for it
         finally:
             alive.cancel()
         return response

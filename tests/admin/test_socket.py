@@ -89,6 +89,31 @@ async def test_a_client_that_leaves_ends_the_operation(tmp_path: Path, parts: As
         await ended.wait()
 
 
+async def test_a_client_that_leaves_while_it_is_told_is_no_error(
+    tmp_path: Path, parts: AsyncExitStack, operation: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of many lines, and of one."""
+    await server_on(tmp_path, parts)
+    ended = asyncio.Event()
+
+    async def run(_: Desk) -> AsyncGenerator[Event, None]:
+        try:
+            while True:
+                yield Line("more" * 1000)
+        finally:
+            ended.set()
+
+    operation("talk", run)
+    for _ in range(20):
+        ended.clear()
+        events = ask(tmp_path, "talk", {})
+        await asyncio.to_thread(next, events)
+        await asyncio.to_thread(events.close)
+        async with asyncio.timeout(5):
+            await ended.wait()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_service_that_stops_ends_the_operation(tmp_path: Path, parts: AsyncExitStack, operation: Any) -> None:
     """The command is told, and takes half an answer for no whole one."""
     server = await server_on(tmp_path, parts)
