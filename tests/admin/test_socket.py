@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import socket
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -92,25 +93,33 @@ async def test_a_client_that_leaves_ends_the_operation(tmp_path: Path, parts: As
 async def test_a_client_that_leaves_while_it_is_told_is_no_error(
     tmp_path: Path, parts: AsyncExitStack, operation: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the middle of many lines, and of one."""
+    """Before the service could notice, which learns of it by what it cannot write."""
     await server_on(tmp_path, parts)
-    ended = asyncio.Event()
+    told, left, ended = threading.Event(), threading.Event(), asyncio.Event()
 
     async def run(_: Desk) -> AsyncGenerator[Event, None]:
         try:
-            while True:
-                yield Line("more" * 1000)
+            yield Line("begun")
+            told.set()
+            while not left.is_set():
+                pass  # and the loop has no turn
+            for _ in range(5):
+                yield Line("more")
         finally:
             ended.set()
 
-    operation("talk", run)
-    for _ in range(20):
-        ended.clear()
+    def leave() -> None:
         events = ask(tmp_path, "talk", {})
-        await asyncio.to_thread(next, events)
-        await asyncio.to_thread(events.close)
-        async with asyncio.timeout(5):
-            await ended.wait()
+        next(events)
+        told.wait()
+        events.close()
+        left.set()
+
+    operation("talk", run)
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(leave)
+        await ended.wait()
+    await asyncio.sleep(0)
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
