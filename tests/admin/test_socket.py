@@ -103,8 +103,8 @@ async def test_a_client_that_leaves_while_it_is_told_is_no_error(
             told.set()
             while not left.is_set():
                 pass  # and the loop has no turn
-            for _ in range(5):
-                yield Line("more")
+            for word in ["more"] * 5:
+                yield Line(word)
         finally:
             ended.set()
 
