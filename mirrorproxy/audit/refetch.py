@@ -63,7 +63,7 @@ class Refetch:
     async def _is_kept(self, digest: Digest) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(_KEPT_WITHIN):
-                while await asyncio.to_thread(self._blobs.missing, [digest]):  # noqa: ASYNC110 - the disk tells nobody
+                while await asyncio.to_thread(self._blobs.missing, [digest]):  # noqa: ASYNC110 - no event: the disk tells nobody
                     await asyncio.sleep(_LOOK_EVERY)
                 return True
         return False

@@ -100,7 +100,7 @@ class Contents:
         self._parts.push_async_callback(self.retention.aclose)
 
     async def _await_thaw(self, owner: Owner) -> None:
-        while await asyncio.to_thread(can_only_be_read, self.directory):  # noqa: ASYNC110 - nobody else knows
+        while await asyncio.to_thread(can_only_be_read, self.directory):  # noqa: ASYNC110 - no event: a remount tells nobody
             await asyncio.sleep(_LOOK_EVERY)
         await asyncio.to_thread(owner.introduce)
         try:

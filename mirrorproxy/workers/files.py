@@ -32,11 +32,6 @@ class Held:
         self.fd = fd
         self.size = size
 
-    @property
-    def is_read(self) -> bool:
-        """Has it readers?"""
-        return self._users > 1
-
     def take(self) -> "Held":
         """One more reads it."""
         self._users += 1

@@ -158,7 +158,11 @@ class Workers:
                 self._template = await Template.anew()
         mine, theirs = socket.socketpair()
         try:
-            process = await self._template.start([theirs.fileno(), *(each.fileno() for each in self._sockets[place])])
+            given = [theirs.fileno(), *(each.fileno() for each in self._sockets[place])]
+            process = await within(_START, self._template.start(given))
+        except TimeoutError as error:
+            mine.close()
+            raise OSError(f"worker {place + 1} does not start: the process that it is a copy of hangs") from error
         except BaseException:
             mine.close()
             raise

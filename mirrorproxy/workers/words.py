@@ -39,7 +39,4 @@ class Progress(NamedTuple):
     size: int | None
 
 
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-"""Values of metrics, by the name and the labels of their samples."""
-
 Arguments = tuple[Any, ...]

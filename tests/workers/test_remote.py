@@ -224,5 +224,5 @@ async def test_the_pages_say_when_the_core_does_not_answer(reach: Reach, monkeyp
     assert b"mirrorproxy_" in (await remote.metrics(""))[2]
     assert await remote.catalog("docker.io", 3, None) == (["docker.io/3/None"], False)
     monkeypatch.setattr("mirrorproxy.workers.remote._ANSWER_WITHIN", 0.05)
-    monkeypatch.setattr(hub, "_calls", {"live": lambda: asyncio.sleep(60)})
+    monkeypatch.setattr(hub, "_calls", {"live": asyncio.Event().wait})
     assert (await remote.live())[0] == 503
