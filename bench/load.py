@@ -64,7 +64,8 @@ def wrk(url: str, size: int, connections: int, seconds: int) -> Rush:
     threads = max(1, (os.cpu_count() or 1) // 2)  # half the machine makes the load, half answers it
     command = ["wrk", f"-t{min(threads, connections)}", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     command += ["-H", f"Accept: {ACCEPT}", "-s", str(_HERE / "report.lua"), url]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    environ = {**os.environ, "OPENSSL_CONF": str(_HERE / "openssl.cnf")}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, env=environ)
     line = next((line for line in run.stdout.splitlines() if line.startswith("{")), None)
     if run.returncode or line is None:
         raise Failure(f"wrk {url} ended with {run.returncode}: {run.stderr.strip() or run.stdout.strip()}")
