@@ -70,6 +70,17 @@ async def test_no_tls_on_a_tls_port(proxy: Proxy, authority: Authority) -> None:
     assert (await ask(proxy.address, "/v2/", tls=authority.client())).status == 200
 
 
+@pytest.mark.parametrize("cipher", ["CHACHA20", "AES128", "AES256"])
+async def test_the_client_chooses_the_cipher(proxy: Proxy, authority: Authority, cipher: str) -> None:
+    """It knows what its processor is fast at."""
+    client = authority.client()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2  # of the later one Python's client cannot say an order
+    client.set_ciphers(f"ECDHE+{cipher}:ECDHE+CHACHA20:ECDHE+AESGCM")
+    async with connect(proxy.address, client) as wire:
+        assert (await wire.ask("/v2/")).status == 200
+        assert cipher in wire.writer.get_extra_info("cipher")[0]
+
+
 async def test_a_new_certificate(proxy: Proxy, hub: Hub, authority: Authority) -> None:
     """New connections see it within 10 s; one that there is goes on."""
     data = os.urandom(8 * MIB)
