@@ -31,6 +31,9 @@ _SEGMENT = 4.0  # seconds of download for one request: at a round trip of 200 ms
 _LEAST_SEGMENT = 2 << 20
 _LEAST_STOLEN = 1.0  # seconds
 _SOON = 1.0  # seconds that a reader far ahead may wait for a connection that comes its way
+# Seconds for the first bytes to reach their client before more are read: what comes as fast as the machine can take it
+# would keep all cores busy, and a client without its first byte waiting for one (10 ms, with this 7).
+_HEAD_START = 0.002
 _ENDLESS = 1 << 62  # the size of what nobody knows the size of
 
 
@@ -287,8 +290,12 @@ class Lanes:
 
     async def _keep(self, lane: _Lane, chunk: bytes) -> None:
         if chunk:
+            begins = not self._ingest.accepted
             self._owner.came(lane.at + len(chunk), len(chunk))
             await self._ingest.write(lane.at, chunk)
+            if begins and lane.at + len(chunk) < lane.end:
+                await self._ingest.settle()
+                await asyncio.sleep(_HEAD_START)
             lane.at += len(chunk)
             lane.bytes += len(chunk)
             self._pace.arrived(len(chunk))

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 
@@ -13,7 +14,7 @@ from mirrorproxy.errors import BlobUnknown, RateLimited, ServerFailed, Unreachab
 from mirrorproxy.fill import Fills, Limits, Terms
 from mirrorproxy.metrics import Metrics
 from mirrorproxy.names import Digest, Repository, repository
-from mirrorproxy.registry import MISS, Blob
+from mirrorproxy.registry import MISS, Blob, FileBlob
 from mirrorproxy.store.ingest import Partials
 from tests.fill.conftest import Unlimited
 
@@ -131,6 +132,49 @@ async def test_a_small_blob_has_one_connection(partials: Partials, metrics: Metr
     assert await read(await fills.join(line, ALPINE, line.digest, len(DATA))) == DATA
     assert line.asked == [(0, None)]
     await fills.aclose()
+
+
+@dataclass
+class Watched(Connection):
+    """Notes how much a reader may read when more is asked for than the first chunk."""
+
+    async def chunks(self, start: int, end: int | None) -> AsyncIterator[bytes]:
+        assert isinstance(self.line, WatchedLine)
+        async for data in super().chunks(start, end):
+            yield data
+            self.line.ready.append(self.line.reader.ready(0))
+
+
+@dataclass
+class WatchedLine(Line):
+    """Its one connection is `Watched`."""
+
+    reader: FileBlob = field(init=False)
+    ready: list[int] = field(default_factory=list)
+
+    async def blob(self, repository: Repository, digest: Digest, start: int = 0, end: int | None = None) -> Connection:
+        """As `Source.blob`."""
+        self.asked.append((start, end))
+        self.open += 1
+        return Watched(self, start, len(self.data), breaks=False)
+
+
+async def test_the_first_bytes_are_a_readers_before_more_are_read(partials: Partials, metrics: Metrics) -> None:
+    """An upstream that sends as fast as the machine can take it is not what they wait for."""
+    line = WatchedLine(DATA[: 2 * MIB])
+    blob = await fills_with(partials, metrics, Limits()).join(line, ALPINE, line.digest, None)
+    line.reader = cast("FileBlob", blob)
+    assert await read(blob) == line.data
+    assert line.ready[0] == 128 << 10
+
+
+async def test_what_comes_in_one_piece_has_nothing_to_wait_for(
+    partials: Partials, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole at once."""
+    monkeypatch.setattr("mirrorproxy.fill.lanes._HEAD_START", 3600.0)
+    line = Line(DATA[: 100 << 10])
+    assert await read(await fills_with(partials, metrics, Limits()).join(line, ALPINE, line.digest, None)) == line.data
 
 
 async def test_an_upstream_that_ignores_ranges_is_asked_once_more_and_never_again(
