@@ -123,14 +123,17 @@ class Download:
     async def _ask(self, number: int, start: int) -> None:
         answer = await self._line.call("wait", number, start, self.fd >= 0, tracing.carried())
         progress: Progress = answer.value
-        if answer.fd is not None:
-            if self.fd < 0:
-                self.fd = answer.fd
-            else:
-                os.close(answer.fd)
-        self.size = progress.size
+        self.learn(start, progress.ready, progress.size, answer.fd)
+
+    def learn(self, start: int, ready: int, size: int | None, fd: int | None) -> None:
+        """The bytes from `start` to `ready` may be read. `fd` is the file's, where the core sent it."""
+        if self.fd < 0 and fd is not None:
+            self.fd = fd
+        else:
+            close(fd)
+        self.size = size
         if self.fd >= 0:
-            self.spans.add(start, progress.ready)
+            self.spans.add(start, ready)
 
     def leave(self) -> None:
         """One reader less; the last one closes the file."""

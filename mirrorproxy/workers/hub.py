@@ -7,10 +7,11 @@ from typing import Any, cast
 
 from mirrorproxy import tracing
 from mirrorproxy.cache.shelf import StoredBlob
-from mirrorproxy.errors import CacheFailed
+from mirrorproxy.errors import CacheFailed, MirrorproxyError
 from mirrorproxy.fill.reader import Reader
 from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Blob, FileBlob, Registry
+from mirrorproxy.tasks import within
 from mirrorproxy.web.probes import Pages
 from mirrorproxy.web.v2 import Catalog
 from mirrorproxy.workers.line import Answer
@@ -19,6 +20,7 @@ from mirrorproxy.workers.words import Arguments, Opened, Progress
 _SENT = 256 << 10  # bytes of a blob in one frame
 _WORTH_IT = 1 << 20  # bytes of progress to tell of; for less it takes
 _BREATH = 0.002  # seconds: at 1 Gbit/s, 500 answers a second in place of 2,000
+_FIRST = 0.003  # seconds that headers wait for the first bytes, mostly less than 1 behind: a question more costs 2 to 3
 
 
 class _Open:
@@ -84,9 +86,14 @@ class Hub:
         blob = await self._registry.blob(repository, digest, start, end)
         self._blobs[number] = _Open(blob)
         if isinstance(blob, StoredBlob):
-            return Answer(Opened(blob.size, blob.first, blob.outcome, None), blob.fd)
-        download = blob.download if isinstance(blob, Reader) else None
-        return Answer(Opened(blob.size, blob.first, blob.outcome, download))
+            return Answer(Opened(blob.size, blob.first, blob.outcome), blob.fd)
+        if not isinstance(blob, Reader):
+            return Answer(Opened(blob.size, blob.first, blob.outcome))
+        with contextlib.suppress(TimeoutError, MirrorproxyError):  # who waits for bytes gets the error
+            await within(_FIRST, blob.wait(start))
+        ready = blob.ready(start)
+        opened = Opened(blob.size, blob.first, blob.outcome, blob.download, ready)
+        return Answer(opened, blob.fd if ready > start else None)
 
     async def _wait(self, number: int, start: int, has_file: bool) -> Answer:
         blob = cast("FileBlob", self._found(number).blob)

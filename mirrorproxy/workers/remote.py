@@ -89,6 +89,10 @@ class Remote:
             self._line.tell("close", number)
             raise
         opened: Opened = answer.value
+        if opened.download is not None:
+            download = self._download(opened.download)
+            download.learn(start, opened.ready, opened.size, answer.fd)
+            return GrowingFile(self._line, number, digest, opened, download)
         if answer.fd is not None and opened.size is not None:
             held = Held(self._line, number, answer.fd, opened.size)
             if generation == self._generation:
@@ -96,9 +100,7 @@ class Remote:
             blob = WholeFile(self._line, repository, digest, held, opened.outcome)
             held.drop()
             return blob
-        if opened.download is None:
-            return Streamed(self._line, number, digest, opened)
-        return GrowingFile(self._line, number, digest, opened, self._download(opened.download))
+        return Streamed(self._line, number, digest, opened)
 
     def let_go(self, *, all_of_them: bool = False) -> None:
         """Keep open no longer what was kept for a second; or nothing at all, since what is cached has changed."""

@@ -22,14 +22,16 @@ class Orders(NamedTuple):
 class Opened(NamedTuple):
     """A blob that the core has open for a worker.
 
-    With a descriptor it is complete. Else `download` is the number of the download that brings it, whose file is the
-    same for all its readers; None: its bytes come by the line alone.
+    `download` is the number of the download that brings it, whose file is the same for all its readers; `ready` is up
+    to where that may be read, from the byte that was asked for on, and its descriptor comes with it where some may.
+    Without a download a descriptor is that of the whole; with neither, the bytes come by the line alone.
     """
 
     size: int | None
     first: int
     outcome: Outcome
-    download: int | None
+    download: int | None = None
+    ready: int = 0
 
 
 class Progress(NamedTuple):

@@ -110,6 +110,37 @@ async def test_bytes_go_past_the_core(world: World, reach: Reach, serve: Serve) 
     assert "chunk" not in asked
 
 
+async def test_the_first_bytes_come_with_the_answer(
+    world: World, reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a download: nobody asks for them, where they are a moment behind the headers."""
+    monkeypatch.setattr("mirrorproxy.workers.hub._FIRST", 60.0)
+    digest = Digest.of(DATA)
+    growth = world.origin.put_growing(REPOSITORY, DATA, available=20_000, digest=digest)
+    remote, _, asked = reach(world.cached)
+    first, second = [cast("FileBlob", await remote.blob(REPOSITORY, digest)) for _ in range(2)]
+    for blob in (first, second):
+        assert 0 < blob.ready(0) <= 20_000
+        assert os.pread(blob.fd, 100, 0) == DATA[:100]
+    assert asked == ["blob", "blob"]
+    growth.finish()
+    assert await _by_file(first) == DATA
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_headers_do_not_wait_for_the_first_bytes(world: World, reach: Reach) -> None:
+    """Where these are not a moment behind."""
+    digest = Digest.of(DATA)
+    growth = world.origin.put_growing(REPOSITORY, DATA, available=0, digest=digest)
+    remote, _, asked = reach(world.cached)
+    async with aclosing(await remote.blob(REPOSITORY, digest)) as blob:
+        assert asked == ["blob"]
+        growth.finish()
+        assert await _by_file(cast("FileBlob", blob)) == DATA
+    assert "wait" in asked
+
+
 async def test_a_file_is_kept_for_a_moment(world: World, reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks next gets the same file, and the core is not asked; after a second it is, and when all is forgotten."""
     serving_sample(world.origin)

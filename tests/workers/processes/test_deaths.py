@@ -18,6 +18,7 @@ from tests.e2e.client import begin, connect, rest
 from tests.e2e.proxy import Proxy, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
+from tests.storage.faults import hanging
 from tests.workers.processes.conftest import MIB, Serve, at_each_worker, connections, is_alive, pid_of, pids, template
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("workers deaths")]
@@ -209,8 +210,7 @@ async def test_a_worker_that_outlives_the_core_for_a_moment(serve: Serve) -> Non
     proxy = serve()
     await proxy.start()
     before = pids(proxy)
-    os.kill(before[0], signal.SIGSTOP)
-    try:
+    async with hanging(before[0], proxy.directory / "strace"):
         await proxy.kill()
         await until(lambda: not is_alive(before[1]))
         proxy.settings["server"]["workers"] = 1
@@ -218,8 +218,6 @@ async def test_a_worker_that_outlives_the_core_for_a_moment(serve: Serve) -> Non
         words = "is in use still; trying again for 3 s"
         await until(lambda: proxy.said(words))
         assert words in DOCUMENTED
-    finally:
-        os.kill(before[0], signal.SIGCONT)
     await until(lambda: sum(" serves " in line["msg"] for line in proxy.log()) == 2)
     assert (await proxy.ask("/v2/")).status == 200
     assert await proxy.stop() == 0

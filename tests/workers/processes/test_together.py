@@ -11,6 +11,7 @@ import pytest
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.memory import tree
 from mirrorproxy.registry import Result
 from tests.cli.conftest import Cache
 from tests.e2e.client import ask, begin
@@ -106,6 +107,15 @@ async def test_one_set_of_metrics(serve: Serve, hub: Hub) -> None:
             assert bodies == {(await ask(watched, path)).body}
         assert {answer.status for answer in await both(some[0], others[0], "/metrics")} == {404}
         go_on.set()
+
+
+async def test_all_share_the_processor(serve: Serve) -> None:
+    """Workers are of the core's session, among which the kernel divides the processor first (sched(7), autogroup); and
+    not of its process group, to which a terminal sends Ctrl-C.
+    """
+    async with serve() as proxy:
+        assert {os.getsid(pid) for pid in tree(proxy.pid)} == {os.getsid(0)}
+        assert {os.getpgid(pid) for pid in pids(proxy)} == {template(proxy)}
 
 
 async def test_a_worker_that_does_not_answer(serve: Serve) -> None:
