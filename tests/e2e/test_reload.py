@@ -48,9 +48,10 @@ async def test_an_upstream_more(proxy: Proxy, hub: Hub) -> None:
 
 async def test_what_waits_for_a_restart_is_told_as_long_as_it_does(proxy: Proxy) -> None:
     """At each reload, and no more when the file says again what runs."""
-    waits = "these changes wait for a restart: server.workers"
-    for workers, expected in ((3, True), (3, True), (1, False)):
-        proxy.settings["server"]["workers"] = workers
+    waits, server = "these changes wait for a restart: server.metrics_listen", proxy.settings["server"]
+    runs = server.get("metrics_listen", [])
+    for listen, expected in ((["127.0.0.1:0"], True), (["127.0.0.1:0"], True), (runs, False)):
+        server["metrics_listen"] = listen
         assert (waits in [line["msg"] for line in await proxy.reload()]) == expected
 
 
