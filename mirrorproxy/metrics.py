@@ -68,6 +68,7 @@ class Metrics:
             buckets=_FIRST_BYTES,
             registry=self.collectors,
         )
+        self.worker_restarts = self._counter("worker_restarts", "Workers that died and were replaced.", ())
         self.pushes = self._counter("pushes_refused", "Requests that would change something; this is a cache.", ())
         self.round_trip = Histogram(
             "mirrorproxy_upstream_request_duration_seconds",

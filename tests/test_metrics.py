@@ -55,6 +55,7 @@ ADDED: dict[str, tuple[str, set[str]]] = {
     "mirrorproxy_scrub_objects": ("counter", {"result"}),
     "mirrorproxy_scrub_last_completed_timestamp_seconds": ("gauge", set()),
     "mirrorproxy_pushes_refused": ("counter", set()),
+    "mirrorproxy_worker_restarts": ("counter", set()),
     "mirrorproxy_upstream_request_duration_seconds": ("histogram", {"registry", "kind"}),
     "mirrorproxy_upstream_last_success_timestamp_seconds": ("gauge", {"registry", "endpoint"}),
     "mirrorproxy_fills_waiting": ("gauge", set()),

@@ -207,6 +207,8 @@ class Workers:
                     return
                 deaths += 1
             worker = started
+            self.totals.replaced()
+            log.info("worker %d is back (process %d)", place + 1, worker.process.pid)
 
     async def _another(self, place: int, deaths: int) -> _Worker | None:
         """One more worker, after a pause where one died often; None where it does not start, or shall not."""

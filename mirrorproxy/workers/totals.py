@@ -93,6 +93,10 @@ class Totals(Collector):
         """It is gone: what it counted stays."""
         self._now.pop(worker, None)
 
+    def replaced(self) -> None:
+        """Another is in the place of one that died."""
+        self._metrics.worker_restarts.inc()
+
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
         counted, now = dict(self._counted), list(self._now.values())

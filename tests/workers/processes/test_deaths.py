@@ -90,6 +90,10 @@ async def test_a_worker_is_killed(serve: Serve, hub: Hub) -> None:
         (told,) = [line for line in proxy.log() if line["level"] == "error"]
         assert told["msg"] in [f"worker {number} (process {victim}) {KILLED}" for number in (1, 2)]
         assert f"worker 1 (process 4711) {KILLED}" in DOCUMENTED
+        (back,) = [pid for pid in pids(proxy) if pid not in before]
+        await until(lambda: proxy.said(f"{told['msg'].partition(' (')[0]} is back (process {back})"))
+        assert "worker 1 is back (process 4720)" in DOCUMENTED
+        assert await proxy.total("worker_restarts_total") == 1
         await until(lambda: held(proxy) == opened | {"blobs": 1})  # the warm one, for who comes next
 
 
