@@ -15,7 +15,7 @@ from mirrorproxy.tasks import Tasks, within
 from mirrorproxy.workers.hub import Hub
 from mirrorproxy.workers.line import Line
 from mirrorproxy.workers.template import Process, Template
-from mirrorproxy.workers.totals import Samples, Totals
+from mirrorproxy.workers.totals import Totals
 from mirrorproxy.workers.words import Arguments, Orders
 
 log = logging.getLogger(__name__)
@@ -64,10 +64,9 @@ class _Worker:
             await self.process.wait()
 
     async def samples(self) -> None:
-        """Have it tell what it counted."""
+        """Have it tell what it counted; what comes too late is told all the same."""
         with suppress(TimeoutError, MirrorproxyError):
-            answer: Samples = (await within(_TELL, self.line.call("samples"))).value
-            self._pool.totals.add(self.process.pid, answer)
+            await within(_TELL, self.line.call("samples"))
 
     async def aclose(self) -> None:
         """Close what it reads, and see that it ends."""

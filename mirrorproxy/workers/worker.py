@@ -18,7 +18,7 @@ from mirrorproxy.web.app import LAST_REQUESTS, App
 from mirrorproxy.web.probes import Probes, State
 from mirrorproxy.workers.line import Answer, Line
 from mirrorproxy.workers.remote import Remote
-from mirrorproxy.workers.totals import Samples, Tally
+from mirrorproxy.workers.totals import Tally
 from mirrorproxy.workers.words import Arguments, Orders
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,9 @@ class Worker:
         if name == "begin":
             await self._begin(*arguments)
             return Answer(os.getpid())
-        return Answer(await self._samples())
+        # Told, and not the answer: who asked may wait no more when it is there, and what was taken is taken but once.
+        await asyncio.shield(self._tasks.start(self._tell(), name="metrics, now"))
+        return Answer(None)
 
     def _told(self, name: str, arguments: Arguments) -> None:
         if name == "forget":
@@ -112,7 +114,7 @@ class Worker:
         self._listening = Listening(self._app.server(), self._certificate, most.connections)
         await self._listening.start(self._sockets)
         self._probes.state = State.READY
-        self._tasks.start(self._tell(), name="metrics")
+        self._tasks.start(self._keep_telling(), name="metrics")
         self._tasks.start(self._let_go(), name="files kept open")
 
     def _forget(self) -> None:
@@ -138,14 +140,15 @@ class Worker:
             await self._app.drained(grace)
         self.ended.set()
 
-    async def _tell(self) -> None:
+    async def _keep_telling(self) -> None:
         while True:
             await asyncio.sleep(_TELL_EVERY)
-            self._line.tell("samples", await self._samples())
+            await self._tell()
 
-    async def _samples(self) -> Samples:
+    async def _tell(self) -> None:
+        """Tell what was counted."""
         async with self._counting:
-            return await asyncio.to_thread(self._tally.take)
+            self._line.tell("samples", await asyncio.to_thread(self._tally.take))
 
     async def _let_go(self) -> None:
         while True:

@@ -19,7 +19,7 @@ from tests.e2e.proxy import Proxy, own_address, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
 from tests.web.wire import Answer, Wire
-from tests.workers.processes.conftest import MIB, Serve, connections, pids, template
+from tests.workers.processes.conftest import MIB, Serve, at_each_worker, connections, pids, template
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("workers together")]
 
@@ -136,11 +136,41 @@ async def test_a_worker_that_does_not_answer(serve: Serve) -> None:
         assert answered(page) >= before >= 10
 
 
-def answered(page: bytes) -> float:
+async def test_a_worker_that_answers_too_late(serve: Serve, tmp_path: Path) -> None:
+    """What it counted is missing on that page, and not on those that come."""
+    at_each_worker(
+        tmp_path,
+        f"""
+        import pathlib, time
+        from mirrorproxy.workers.totals import Tally
+        def take(self, soon=Tally.take):
+            taken = soon(self)
+            if pathlib.Path({str(tmp_path / "slow")!r}).exists():
+                time.sleep(1.3)
+            return taken
+        Tally.take = take
+        """,
+    )
+    watched = own_address()
+    async with serve(server={"metrics_listen": [watched]}, environ={"PYTHONPATH": str(tmp_path)}) as proxy:
+        (slow := tmp_path / "slow").touch()
+        async with connections(proxy, 5):
+            pass
+        assert (await ask(watched, "/metrics")).status == 200
+        slow.unlink()
+        await until(lambda: len(proxy.requests()) >= 10)
+        asked = sum(line["path"] == "/v2/" for line in proxy.requests())
+        async with asyncio.timeout(10):
+            while answered((await ask(watched, "/metrics")).body, endpoint="base") < asked:
+                await asyncio.sleep(0.1)
+
+
+def answered(page: bytes, **labels: str) -> float:
     """How many requests a metrics page tells of."""
     name = "mirrorproxy_http_request_duration_seconds_count"
     families = text_string_to_metric_families(page.decode())
-    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+    found = (sample for family in families for sample in family.samples if sample.name == name)
+    return sum(sample.value for sample in found if labels.items() <= sample.labels.items())
 
 
 # Commands.
