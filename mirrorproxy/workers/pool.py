@@ -49,14 +49,10 @@ class _Worker:
 
     def _lost(self) -> None:
         """Its line has ended: so does it, or it hangs."""
-        if self.process.orphaned:
-            self.process.gone()
         self._closing.start(self._ended(), name="a worker ends")
 
     async def _ended(self) -> None:
         """Give it a moment to end."""
-        if self.process.orphaned:
-            self.process.gone()  # its line is closed
         try:
             await within(_END, self.process.wait())
         except TimeoutError:

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import NoReturn
@@ -36,29 +36,62 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST = 250  # descriptors in one message; the kernel takes 253
 _MESSAGE = 64  # bytes
 _END = 2.0  # seconds
+_BY_PIDFD = 3  # waitid(2), P_PIDFD
 
 
 class Process:
-    """A worker's process. `orphaned`: the template died, and cannot tell when it does: say that it is `gone`."""
+    """A process that somebody tells the end of: it is `gone` then. Where nobody can any more, `watch` it.
+
+    `returncode` is None where its end is known, and not how it came.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self.orphaned = False
         self._ended = asyncio.Event()
+        self._watched = False
+        try:
+            self._fd = os.pidfd_open(pid)
+        except (AttributeError, OSError):  # Linux before 5.3; or it is over
+            self._fd = -1
 
     async def wait(self) -> None:
         """Return when it has ended."""
         await self._ended.wait()
 
     def kill(self) -> None:
-        """End it."""
+        """End it. One whose end nobody tells, nor the kernel, is taken for gone then."""
         if not self._ended.is_set():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+            if self._watched and self._fd < 0:
+                self.gone(None)
 
-    def gone(self, status: int | None = None) -> None:
-        """It has ended."""
+    def watch(self, then: Callable[[], None] = lambda: None) -> None:
+        """Have the kernel tell when it has ended, and call `then`; at once, where it cannot."""
+        self._watched = True
+        if self._fd < 0:
+            then()
+        else:
+            asyncio.get_running_loop().add_reader(self._fd, self._over, then)
+
+    def _over(self, then: Callable[[], None]) -> None:
+        status = None
+        # Of this process alone, whatever has its number by now; and only where it is our child: so no zombie is left
+        # where we are process 1, to whom orphans are given.
+        with contextlib.suppress(OSError):
+            if (ended := os.waitid(_BY_PIDFD, self._fd, os.WEXITED | os.WNOHANG)) is not None:
+                status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        self.gone(status)
+        then()
+
+    def gone(self, status: int | None) -> None:
+        """It has ended, with this status; below 0: by this signal."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if self._watched:
+                asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
         self.returncode = status
         self._ended.set()
 
@@ -163,8 +196,12 @@ class Template:
             future = self._starting.popleft()
             future.set_exception(OSError("the process that makes workers died"))
             future.exception()  # whoever waited may be gone
+        Process(self._pid).watch(self._orphaned)
+
+    def _orphaned(self) -> None:
+        """It has ended, and by that its workers are children of another."""
         for process in self._processes.values():
-            process.orphaned = True
+            process.watch()
         self._processes.clear()
 
 

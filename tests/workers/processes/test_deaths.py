@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.memory import tree
 from mirrorproxy.spans import Spans
 from tests.cli.conftest import Cache
 from tests.e2e.client import begin, connect, rest
@@ -360,3 +361,39 @@ async def test_the_template_is_killed(serve: Serve, hub: Hub) -> None:
         assert (await proxy.ask(f"/v2/team/a/blobs/{digest}")).body == data
         after = [*pids(proxy), template(proxy)]
     assert not any(map(is_alive, after))
+
+
+async def test_worker_and_template_die_at_once(serve: Serve, hub: Hub) -> None:
+    """Nobody is left to tell of the worker: the kernel does, and another takes its place at once."""
+    async with serve() as proxy:
+        proxy.tolerate("of which workers are copies, has died")
+        proxy.tolerate("has ended")
+        before, parent = pids(proxy), template(proxy)
+        os.kill(parent, signal.SIGSTOP)  # it does not get to tell
+        os.kill(before[0], signal.SIGKILL)
+        async with asyncio.timeout(4):  # one that hangs gets 5
+            await until(lambda: not is_alive(before[0]))
+            os.kill(parent, signal.SIGKILL)
+            await until(lambda: proxy.said("is back"))
+        async with connections(proxy):
+            pass
+        assert is_alive(before[1])
+
+
+async def test_as_process_1(serve: Serve, hub: Hub) -> None:
+    """In a container, the orphans of the template are the core's: it knows how they ended, and leaves no zombies."""
+    async with serve(within=("unshare", "--pid", "--fork", "--mount-proc")) as proxy:
+        proxy.tolerate("of which workers are copies, has died")
+        proxy.tolerate("has ended: killed by SIGKILL")
+        (core,) = (pid for pid in tree(proxy.pid)[1:] if pid not in [*pids(proxy), template(proxy)])
+        victims = [template(proxy), *pids(proxy)]
+        os.kill(victims[0], signal.SIGKILL)
+        await until(lambda: proxy.said("of which workers are copies, has died"))
+        for pid in victims[1:]:
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: len([line for line in proxy.log() if "is back" in line["msg"]]) == 2)
+        assert [pid for pid in victims if Path(f"/proc/{pid}").exists()] == []
+        async with connections(proxy):
+            pass
+        os.kill(core, signal.SIGTERM)
+        assert await proxy.ended() == 0
