@@ -144,7 +144,8 @@ class Ingest:
         self._released = False
         self._error: CacheFailed | None = None
         self._saving = threading.Lock()  # one checkpoint at a time: a cancelled one still runs in its thread
-        self._queue.put(self._catch_up)
+        if spans:
+            self._queue.put(self._catch_up)
         # Not here: to start a thread waits until it runs, on busy cores 1.5 ms, which the first byte would come later.
         self._starting = self._loop.run_in_executor(None, self._begin)
 

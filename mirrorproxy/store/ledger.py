@@ -12,6 +12,8 @@ from time import monotonic
 from mirrorproxy.store.files import disk_errors
 
 _REFRESH = 1.0  # seconds
+_AMPLE = 16 << 30  # bytes: more than others write to a disk between two looks at it
+_AMPLE_FOR = 6.0  # seconds: the service looks every five
 _SPARE_INODES = 256  # for 64 downloads at once, of three files each, and the index
 
 
@@ -110,6 +112,12 @@ class Ledger:
             self._bytes -= size
             self._objects -= 1
             self._spend(-size)
+
+    def is_ample(self, size: int) -> bool:
+        """Is so much free that `size` bytes fit, whoever wrote to the disk since it was looked at?"""
+        if self.free is None or self.inodes_short or monotonic() - self._refreshed > _AMPLE_FOR:
+            return False
+        return self.free - self._unwritten - self.min_free > size + _AMPLE
 
     async def refresh(self) -> None:
         """Ask the file system what is free, at most once a second. Raises `CacheFailed`."""

@@ -222,6 +222,31 @@ async def test_asks_the_file_system_at_most_once_a_second(tmp_path: Path, monkey
     assert ledger.free > 1 << 20
 
 
+async def test_a_disk_with_much_room_is_not_asked_for_each_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as what is known of it is new; one with little is."""
+    now = 1000.0
+    monkeypatch.setattr(ledger_module, "monotonic", lambda: now)
+    ledger = Ledger(limit=1 << 50, min_free=1000, directory=tmp_path)
+    assert not ledger.is_ample(1)
+    await ledger.refresh()
+    ledger.free = (16 << 30) + 3001
+    assert ledger.is_ample(2000)
+    assert not ledger.is_ample(2001)
+    reservation = ledger.reserve(500)
+    assert not ledger.is_ample(2000)
+    assert reservation is not None
+    reservation.release()
+    ledger.inodes_short = 1
+    assert not ledger.is_ample(1)
+    ledger.inodes_short = 0
+    now += 5.9
+    assert ledger.is_ample(2000)
+    now += 0.2
+    assert not ledger.is_ample(1)
+
+
 async def test_a_file_system_that_fails_is_told(tmp_path: Path) -> None:
     """In our words."""
     ledger = Ledger(limit=1, min_free=0, directory=tmp_path / "missing")
