@@ -15,7 +15,7 @@ from mirrorproxy.tasks import Tasks, within
 from mirrorproxy.workers.hub import Hub
 from mirrorproxy.workers.line import Line
 from mirrorproxy.workers.template import Process, Template
-from mirrorproxy.workers.totals import Totals
+from mirrorproxy.workers.totals import Totals, resident
 from mirrorproxy.workers.words import Arguments, Orders
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,8 @@ class Workers:
 
     async def count(self) -> None:
         """Have all of them tell what they counted."""
-        await asyncio.gather(*(worker.samples() for worker in list(self._workers.values())))
+        asked = (worker.samples() for worker in list(self._workers.values()))
+        self.totals.of_template, *_ = await asyncio.gather(asyncio.to_thread(resident, self._template.pid), *asked)
 
     async def drain(self, grace: float) -> None:
         """No new connections; return when they have ended, which they do after `grace` seconds, or should have."""

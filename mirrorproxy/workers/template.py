@@ -102,7 +102,7 @@ class Template:
     def __init__(self, pid: int, control: socket.socket) -> None:
         control.setblocking(False)
         self.is_gone = False
-        self._pid = pid
+        self.pid = pid
         self._control = control
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: deque[asyncio.Future[int]] = deque()
@@ -158,9 +158,9 @@ class Template:
         self._control.close()
         until = monotonic() + _END
         with contextlib.suppress(ChildProcessError):
-            while os.waitpid(self._pid, os.WNOHANG)[0] == 0:  # noqa: ASYNC222 - which does not wait
+            while os.waitpid(self.pid, os.WNOHANG)[0] == 0:  # noqa: ASYNC222 - which does not wait
                 if monotonic() > until:
-                    os.kill(self._pid, signal.SIGKILL)
+                    os.kill(self.pid, signal.SIGKILL)
                 await asyncio.sleep(0.005)
 
     def _readable(self) -> None:
@@ -186,9 +186,7 @@ class Template:
             process.gone(status)
 
     def _lost(self) -> None:
-        log.error(
-            "the process %d, of which workers are copies, has died; another is made when one is needed", self._pid
-        )
+        log.error("the process %d, of which workers are copies, has died; another is made when one is needed", self.pid)
         self.is_gone = True
         assert self._loop is not None
         self._loop.remove_reader(self._control)
@@ -196,7 +194,7 @@ class Template:
             future = self._starting.popleft()
             future.set_exception(OSError("the process that makes workers died"))
             future.exception()  # whoever waited may be gone
-        Process(self._pid).watch(self._orphaned)
+        Process(self.pid).watch(self._orphaned)
 
     def _orphaned(self) -> None:
         """It has ended, and by that its workers are children of another."""

@@ -6,6 +6,8 @@ takes with it what it counted in its last two seconds, and nothing that was told
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import Counter, Histogram
@@ -18,7 +20,8 @@ Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
 
 _CPU = "process_cpu_seconds_total"
-_SUMS = frozenset({"process_resident_memory_bytes", "process_virtual_memory_bytes"})
+_RESIDENT = "process_resident_memory_bytes"
+_SUMS = frozenset({_RESIDENT, "process_virtual_memory_bytes"})
 _FULLEST = "process_open_fds"  # the limit beside it is one process's
 _INFLIGHT = "mirrorproxy_http_requests_inflight"
 
@@ -63,7 +66,20 @@ class Tally:
                 self._before[_CPU, ()] = value
             elif name in _SUMS or name == _FULLEST:
                 now[name] = value
+        now |= resident()
         return Samples(counted, now, list(series))
+
+
+def resident(pid: int | str = "self") -> dict[str, float]:
+    """What a process has of memory: what it shares with others by its share (PSS), so that a sum has it once.
+
+    Blocks, for 0.6 ms at 45 MiB and 1.8 at 115. Empty where the kernel does not tell: then all of it counts for each.
+    """
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                return {_RESIDENT: float(int(line.split()[1]) << 10)}
+    return {}
 
 
 class Totals(Collector):
@@ -73,6 +89,8 @@ class Totals(Collector):
         self._metrics = metrics
         self._counted: dict[Key, float] = {}
         self._now: dict[int, dict[str, float]] = {}
+        self.of_template: dict[str, float] = {}
+        """What `resident` says of the process that workers are copies of, which counts nothing itself."""
 
     def add(self, worker: int, samples: Samples) -> None:
         """Take in what this worker told."""
@@ -99,11 +117,13 @@ class Totals(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
-        counted, now = dict(self._counted), list(self._now.values())
+        counted, now = dict(self._counted), [*self._now.values(), self.of_template]
+        mine = resident() if self._now else {}
         for family in self._metrics.collectors.collect():
             family.samples = [
-                sample._replace(value=_total(sample.name, sample.value, counted, _labels(sample.labels), now))
+                sample._replace(value=_total(sample.name, own, counted, _labels(sample.labels), now))
                 for sample in family.samples
+                for own in (mine.get(sample.name, sample.value),)
             ]
             yield family
 
