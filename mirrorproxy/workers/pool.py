@@ -125,8 +125,7 @@ class Workers:
 
     async def count(self) -> None:
         """Have all of them tell what they counted."""
-        asked = (worker.samples() for worker in list(self._workers.values()))
-        self.totals.of_template, *_ = await asyncio.gather(asyncio.to_thread(resident, self._template.pid), *asked)
+        await asyncio.gather(self._see_template(), *(worker.samples() for worker in list(self._workers.values())))
 
     async def drain(self, grace: float) -> None:
         """No new connections; return when they have ended, which they do after `grace` seconds, or should have."""
@@ -142,6 +141,9 @@ class Workers:
         for worker in self._workers.values():  # whose keepers had no turn yet
             await worker.aclose()
         await self._template.aclose()
+
+    async def _see_template(self) -> None:
+        self.totals.of_template = await asyncio.to_thread(resident, self._template.pid)
 
     def _tell(self, name: str, *arguments: object) -> None:
         for worker in self._workers.values():
