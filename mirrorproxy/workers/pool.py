@@ -161,6 +161,9 @@ class Workers:
         except TimeoutError as error:
             mine.close()
             raise OSError(f"worker {place + 1} does not start: the process that it is a copy of hangs") from error
+        except OSError as error:
+            mine.close()
+            raise OSError(f"worker {place + 1} does not start: {error}") from error
         except BaseException:
             mine.close()
             raise
@@ -218,7 +221,9 @@ class Workers:
             return await self._start(place)
         except OSError as error:
             log.error("%s", error)
-            return None
+        except Exception:  # it is to be tried again, whatever it was
+            log.exception("worker %d does not start", place + 1)
+        return None
 
 
 def _fate(code: int | None) -> str:

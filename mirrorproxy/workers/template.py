@@ -6,13 +6,14 @@ take 60 MiB at rest; as programs of their own they took 104. The copy is made be
 sockets that keep messages apart:
 
     to it        a byte, with the descriptors of a new worker: its line, then those that it listens on
-    from it      "PID" when a worker was made; "PID STATUS" when one has ended
+    from it      "PID" when a worker was made, "-ERRNO" when it could not be; "PID STATUS" when one has ended
 
 Should it die, another is made as a program of its own.
 """
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -174,7 +175,9 @@ class Template:
             self._lost()
             return
         pid, *status = map(int, message.split())
-        if not status:
+        if pid < 0:
+            self._fail(os.strerror(-pid))
+        elif not status:
             self._starting.popleft().set_result(pid)
         else:
             self._gone(pid, status[0])
@@ -185,15 +188,18 @@ class Template:
         else:
             process.gone(status)
 
+    def _fail(self, reason: str) -> None:
+        future = self._starting.popleft()
+        future.set_exception(OSError(reason))
+        future.exception()  # whoever waited may be gone
+
     def _lost(self) -> None:
         log.error("the process %d, of which workers are copies, has died; another is made when one is needed", self.pid)
         self.is_gone = True
         assert self._loop is not None
         self._loop.remove_reader(self._control)
         while self._starting:
-            future = self._starting.popleft()
-            future.set_exception(OSError("the process that makes workers died"))
-            future.exception()  # whoever waited may be gone
+            self._fail("the process that makes workers died")
         Process(self.pid).watch(self._orphaned)
 
     def _orphaned(self) -> None:
@@ -234,7 +240,10 @@ def run(control: socket.socket) -> NoReturn:
             message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
             if not message:
                 break
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:  # no more processes (pids.max), or no memory for one
+                pid = -(error.errno or errno.EAGAIN)
             if not pid:
                 control.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)

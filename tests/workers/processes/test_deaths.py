@@ -397,3 +397,27 @@ async def test_as_process_1(serve: Serve, hub: Hub) -> None:
             pass
         os.kill(core, signal.SIGTERM)
         assert await proxy.ended() == 0
+
+
+async def test_no_process_to_be_had(serve: Serve, tmp_path: Path) -> None:
+    """At the limit of processes (a container's `pids.max`): told, tried again, and nothing else ends by that."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import errno, os
+def fork(real=os.fork):
+    if os.path.exists({str(tmp_path / "limit")!r}):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return real()
+os.fork = fork
+""")
+    async with serve(environ={"PYTHONPATH": str(tmp_path)}) as proxy:
+        proxy.tolerate("has ended: killed by SIGKILL")
+        proxy.tolerate("worker 1 does not start: Resource temporarily unavailable")
+        proxy.tolerate("worker 2 does not start: Resource temporarily unavailable")
+        before, parent = pids(proxy), template(proxy)
+        (limit := tmp_path / "limit").touch()
+        os.kill(before[0], signal.SIGKILL)
+        await until(lambda: proxy.said("does not start"))
+        limit.unlink()
+        await anew(proxy, before)
+        assert before[1] in pids(proxy)
+        assert template(proxy) == parent
