@@ -110,7 +110,8 @@ class Line:
         sent = self._try(frame, fd)
         if sent < len(frame) and self._open:
             self._queue(frame[sent:], None if sent else fd)
-            self._loop.add_writer(self._socket, self._writable)
+            if self._open:
+                self._loop.add_writer(self._socket, self._writable)
 
     def _queue(self, frame: memoryview, fd: int | None) -> None:
         """Raises `OSError` where the descriptor cannot be copied; then nothing of the frame was sent."""
@@ -120,20 +121,27 @@ class Line:
             self._lost()
 
     def _try(self, frame: memoryview, fd: int | None) -> int:
+        """How much of it is sent. Raises `OSError` where the descriptor cannot be; then nothing was."""
         try:
             if fd is None:
                 return self._socket.send(frame)
             return socket.send_fds(self._socket, [frame], [fd])
         except (BlockingIOError, InterruptedError):
             return 0
-        except OSError:
+        except OSError as error:
+            if fd is not None and not isinstance(error, ConnectionError):
+                raise
             self._lost()
             return 0
 
     def _writable(self) -> None:
         while self._unsent:
             frame, fd = self._unsent[0]
-            sent = self._try(frame, fd)
+            try:
+                sent = self._try(frame, fd)
+            except OSError:
+                self._lost()
+                return
             if not self._open:
                 return
             self._waits -= sent
@@ -163,7 +171,7 @@ class Line:
         received = self._received
         received += data
         at = 0
-        while len(received) - at >= _HEAD:
+        while self._open and len(received) - at >= _HEAD:
             end = at + _HEAD + int.from_bytes(received[at : at + _HEAD], "big")
             if len(received) < end:
                 break
@@ -182,7 +190,7 @@ class Line:
                 if (answer := self._answers.get(number)) is not None:
                     answer.cancel()
             case (kind, name, arguments) if kind == _TELL:
-                self._told(name, arguments)
+                self._hear(name, arguments)
             case (kind, number, value, has_descriptor) if kind == _RESULT:
                 fd = self._descriptors.popleft() if has_descriptor else None
                 future = self._waiting.pop(number, None)
@@ -194,6 +202,12 @@ class Line:
                 future = self._waiting.pop(number, None)
                 if future is not None and not future.done():
                     future.set_exception(error)
+
+    def _hear(self, name: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            self._told(name, arguments)
+        except Exception:  # what came with it is to be taken all the same, and once
+            log.exception("%s failed", name)
 
     async def _answer(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
         try:
@@ -210,7 +224,7 @@ class Line:
     def _give(self, number: int, answer: Answer) -> None:
         try:
             self._send((_RESULT, number, answer.value, answer.fd is not None), answer.fd)
-        except OSError:  # it has to wait, and this process has no room for a copy of the descriptor (ulimit -n)
+        except OSError:  # too many are under way; or it has to wait, and there is no room for a copy (ulimit -n)
             self._send((_RESULT, number, answer.value, False))
 
     def _fail(self, number: int, error: MirrorproxyError) -> None:

@@ -97,6 +97,28 @@ async def test_what_is_told_comes_in_order_and_before_later_calls() -> None:
     await close(asking, answering)
 
 
+async def test_a_fault_in_what_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Is logged, once, and what comes behind it is taken."""
+    told: list[str] = []
+
+    def hear(name: str, arguments: tuple[Any, ...]) -> None:
+        told.append(name)
+        assert not arguments
+
+    async def answer(name: str, arguments: tuple[Any, ...]) -> Answer:
+        return Answer((name, arguments))
+
+    asking, answering = lines(answer, hear)
+    asking.tell("one", 1)
+    asking.tell("two")
+    async with asyncio.timeout(5):
+        assert (await asking.call("seen")).value == ("seen", ())
+        assert (await asking.call("seen")).value == ("seen", ())
+    assert told == ["one", "two"]
+    assert [record.getMessage() for record in caplog.records] == ["one failed"]
+    await close(asking, answering)
+
+
 async def test_errors_come_as_what_they_are() -> None:
     """With everything that the table to HTTP needs; a fault of the program as one that tells nothing."""
     errors: dict[str, Exception] = {
@@ -224,6 +246,54 @@ async def test_who_does_not_read_is_given_up() -> None:
         await line.call("anything")
     await line.aclose()
     other.close()
+
+
+async def test_a_frame_that_is_too_long_by_itself() -> None:
+    """Ends the line as one that nobody reads; not with an error of its own."""
+    ended = asyncio.Event()
+    asking, answering = lines(nothing, ended=ended.set)
+    asking.tell("large", bytes(65 << 20))
+    assert ended.is_set()
+    await close(asking, answering)
+
+
+async def test_what_comes_behind_the_end() -> None:
+    """Of a read, is nobody's any more: where `told` finds that the other side is gone."""
+    seen: list[str] = []
+
+    def told(name: str, arguments: tuple[Any, ...]) -> None:
+        del arguments
+        seen.append(name)
+        line.tell("answer")  # the other side is gone
+
+    raw, other = socket.socketpair()
+    failed: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    line = Line(other, nothing, told, lambda: seen.append("ended"))
+    for message in ((2, "one", ()), (3, 1, None, True), (2, "two", ())):
+        data = pickle.dumps(message)
+        raw.sendall(len(data).to_bytes(4, "big") + data)
+    raw.close()
+    async with asyncio.timeout(5):
+        while "ended" not in seen:
+            await asyncio.sleep(0)
+    assert (seen, failed) == (["one", "ended"], [])
+    await line.aclose()
+
+
+async def test_a_descriptor_that_cannot_be_sent() -> None:
+    """Closed meanwhile, or one too many under way (unix(7), ETOOMANYREFS): the answer comes without, the line stays."""
+
+    async def answer(name: str, arguments: tuple[Any, ...]) -> Answer:
+        del arguments
+        os.close(fd := file_with(b"0"))
+        return Answer(name, fd)
+
+    asking, answering = lines(answer)
+    async with asyncio.timeout(5):
+        assert await asking.call("one") == ("one", None)
+        assert await asking.call("two") == ("two", None)
+    await close(asking, answering)
 
 
 async def test_no_descriptor_to_keep_a_copy_with() -> None:
