@@ -56,6 +56,7 @@ class _Worker:
         try:
             await within(_END, self.process.wait())
         except TimeoutError:
+            self.process.watch()  # who should tell may hang, too
             self.process.kill()
             await self.process.wait()
 
@@ -160,6 +161,7 @@ class Workers:
             process = await within(_START, self._template.start(given))
         except TimeoutError as error:
             mine.close()
+            self._template.kill()
             raise OSError(f"worker {place + 1} does not start: the process that it is a copy of hangs") from error
         except OSError as error:
             mine.close()

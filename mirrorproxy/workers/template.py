@@ -152,6 +152,11 @@ class Template:
             self._gone(pid, status)
         return process
 
+    def kill(self) -> None:
+        """End it, where it hangs: then it `is_gone`."""
+        if not self.is_gone:
+            os.kill(self.pid, signal.SIGKILL)
+
     async def aclose(self) -> None:
         """End it. Workers end by their lines."""
         if self._loop is not None:

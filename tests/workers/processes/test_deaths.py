@@ -421,3 +421,21 @@ os.fork = fork
         await anew(proxy, before)
         assert before[1] in pids(proxy)
         assert template(proxy) == parent
+
+
+async def test_a_template_that_hangs(serve: Serve, tmp_path: Path) -> None:
+    """Is given up with the worker that does not come of it: the next one is another's copy."""
+    short = "import mirrorproxy.workers.pool as pool; pool._START, pool._END = 3.0, 0.5"
+    (tmp_path / "sitecustomize.py").write_text(short)
+    async with serve(environ={"PYTHONPATH": str(tmp_path)}) as proxy:
+        proxy.tolerate("has ended; it is started anew")
+        proxy.tolerate("does not start: the process that it is a copy of hangs")
+        proxy.tolerate("of which workers are copies, has died")
+        before, parent = pids(proxy), template(proxy)
+        os.kill(parent, signal.SIGSTOP)
+        os.kill(before[0], signal.SIGKILL)
+        await until(lambda: proxy.said("is back"))
+        assert not is_alive(parent)
+        assert is_alive(before[1])
+        async with connections(proxy):
+            pass
