@@ -21,7 +21,7 @@ from mirrorproxy.web.client import ClientGone
 from mirrorproxy.web.probes import TEXT, OwnPages, Pages, Probes, State
 from mirrorproxy.web.routes import Names, Page, PageRoute, Push, Route
 from mirrorproxy.web.server import Server
-from mirrorproxy.web.stream import CLOSED, KEPT, Delivery, Reply
+from mirrorproxy.web.stream import CLOSED, FEW, KEPT, Delivery, Reply
 from mirrorproxy.web.v2 import INDEX, V2, Catalog
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class App:
         self._probes = probes
         self._pages = OwnPages(probes, metrics.collectors) if pages is None else pages
         self._readers = ThreadPoolExecutor(_DISK_READERS, thread_name_prefix="cold pages")
-        self._delivery = Delivery(write_timeout, self._readers)
+        self._delivery = Delivery(write_timeout, self._readers, asyncio.Semaphore(FEW))
         self._ids = RequestIds()
         self._again = Again(self._books, self._ids, probes)
         self._parse = lru_cache(_REMEMBERED)(_parse)

@@ -12,6 +12,8 @@ import pytest
 
 from mirrorproxy.errors import DigestMismatch, MirrorproxyError, TimedOut, Unreachable
 from mirrorproxy.names import Digest, repository
+from mirrorproxy.web.pump import read_now
+from mirrorproxy.web.stream import FEW
 from tests.fakes.memory import MemoryRegistry
 from tests.web.conftest import Serve, Served
 from tests.web.wire import connect, take_nothing
@@ -218,6 +220,27 @@ async def test_memory_does_not_grow_with_clients_that_take_nothing(
         assert served.app.inflight == 101
         assert _resident() - before < 100 * 400_000
     await served.idle()
+
+
+async def test_large_pieces_are_for_few(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS, where each response holds its piece: whoever comes when there are many has small ones."""
+    sizes: list[int] = []
+
+    def reading(fd: int, size: int, offset: int) -> bytes | None:
+        if not offset:
+            sizes.append(size)
+        return read_now(fd, size, offset)
+
+    monkeypatch.setattr("mirrorproxy.web.stream.read_now", reading)
+    served = await serve(MemoryRegistry("file"), tls=True, write_timeout=60)
+    target = f"/v2/a/blobs/{served.registry.put_blob(REPOSITORY, DATA * 10)}"
+    with ExitStack() as clients:
+        for _ in range(FEW + 8):
+            clients.enter_context(await asyncio.to_thread(take_nothing, served.port, served.tls, target))
+    assert sizes == [256 << 10] * FEW + [64 << 10] * 8
+    await served.idle()
+    assert (await served.ask(target)).body == DATA * 10
+    assert sizes[-1] == 256 << 10
 
 
 def _resident() -> int:
