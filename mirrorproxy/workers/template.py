@@ -56,6 +56,11 @@ class Process:
         except (AttributeError, OSError):  # Linux before 5.3; or it is over
             self._fd = -1
 
+    @property
+    def is_gone(self) -> bool:
+        """Has it ended?"""
+        return self._ended.is_set()
+
     async def wait(self) -> None:
         """Return when it has ended."""
         await self._ended.wait()
@@ -104,6 +109,7 @@ class Template:
         control.setblocking(False)
         self.is_gone = False
         self.pid = pid
+        self._process = Process(pid)
         self._control = control
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: deque[asyncio.Future[int]] = deque()
@@ -154,20 +160,22 @@ class Template:
 
     def kill(self) -> None:
         """End it, where it hangs: then it `is_gone`."""
-        if not self.is_gone:
-            os.kill(self.pid, signal.SIGKILL)
+        self._process.kill()
 
     async def aclose(self) -> None:
-        """End it. Workers end by their lines."""
+        """End it, and see to its end. Workers end by their lines."""
         if self._loop is not None:
             self._loop.remove_reader(self._control)
         self._control.close()
         until = monotonic() + _END
         with contextlib.suppress(ChildProcessError):
-            while os.waitpid(self.pid, os.WNOHANG)[0] == 0:  # noqa: ASYNC222 - which does not wait
+            # Whose end was seen has a number that may be another's by now.
+            while not self._process.is_gone and os.waitpid(self.pid, os.WNOHANG)[0] == 0:  # noqa: ASYNC222 - no wait
                 if monotonic() > until:
                     os.kill(self.pid, signal.SIGKILL)
                 await asyncio.sleep(0.005)
+        if not self.is_gone:  # else it is watched
+            self._process.gone(None)
 
     def _readable(self) -> None:
         try:
@@ -205,7 +213,7 @@ class Template:
         self._loop.remove_reader(self._control)
         while self._starting:
             self._fail("the process that makes workers died")
-        Process(self.pid).watch(self._orphaned)
+        self._process.watch(self._orphaned)
 
     def _orphaned(self) -> None:
         """It has ended, and by that its workers are children of another."""
