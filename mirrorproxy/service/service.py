@@ -95,7 +95,8 @@ class Service:
         )
         self._contents.shelf.suspect = self._scrub.suspect
 
-        self._access = AccessLog(sys.stdout, human=not wants_json(settings.log.format, sys.stdout))
+        human, shared = not wants_json(settings.log.format, sys.stdout), processes(settings.server.workers) > 1
+        self._access = AccessLog(sys.stdout, human=human, shared=shared)
         self._parts.push_async_callback(self._access.aclose)
         self._access.enabled = settings.log.access
         catalog = CachedCatalog(self._contents.index, self._names)

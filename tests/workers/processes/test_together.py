@@ -5,6 +5,7 @@ import os
 import signal
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.memory import pss, tree
 from mirrorproxy.registry import Result
 from tests.cli.conftest import Cache
-from tests.e2e.client import ask, begin
+from tests.e2e.client import ask, begin, connect
 from tests.e2e.proxy import Proxy, own_address, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
@@ -170,6 +171,33 @@ def answered(page: bytes, **labels: str) -> float:
     families = text_string_to_metric_families(page.decode())
     found = (sample for family in families for sample in family.samples if sample.name == name)
     return sum(sample.value for sample in found if labels.items() <= sample.labels.items())
+
+
+PIPE = """
+import os, signal, subprocess, sys
+read, write = os.pipe2(os.O_DIRECT)  # which keeps apart what was written apart
+child = subprocess.Popen(sys.argv[2:], stdout=write)
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+os.close(write)
+while piece := os.read(read, 1 << 16):
+    os.write(1, piece)
+    if not piece.endswith(b"\\n"):
+        open(sys.argv[1], "ab").write(piece)
+sys.exit(child.wait())
+"""
+
+
+async def test_no_line_is_torn_apart(serve: Serve, tmp_path: Path) -> None:
+    """Whoever writes to the access log does it in pieces that a pipe takes whole (pipe(7), PIPE_BUF)."""
+    watched, torn = own_address(), tmp_path / "torn"
+    within = (sys.executable, "-c", PIPE, str(torn))
+    async with serve(server={"metrics_listen": [watched]}, within=within) as proxy:
+        for address in (watched, proxy.address):
+            async with connect(address) as wire:
+                for _ in range(40):
+                    assert (await wire.ask("/" + "x" * 400)).status == 404
+        await until(lambda: len(proxy.requests()) >= 80)
+        assert not torn.exists()
 
 
 # Commands.
