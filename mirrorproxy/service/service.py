@@ -36,6 +36,7 @@ from mirrorproxy.workers.words import Orders
 
 log = logging.getLogger(__name__)
 
+_KEPT = 256  # files that a worker keeps open for a second
 _PAGES = 64  # connections for health pages and metrics, where these have an address of their own
 _LOOK_EVERY = 5.0  # seconds
 _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the log
@@ -156,7 +157,8 @@ class Service:
             await self._listening.start(self._sockets.sets[0])
             return
         template = self._template or await Template.anew()
-        orders, registries = _orders(self._settings), list(self._settings.upstreams)
+        self._keep_open = min(_KEPT, most.requests // (2 * count))
+        orders, registries = _orders(self._settings, self._keep_open), list(self._settings.upstreams)
         self._workers = Workers(self._sockets.sets, hub, totals, orders, registries, template)
         self._parts.push_async_callback(self._workers.aclose)
         await self._workers.start()
@@ -187,7 +189,7 @@ class Service:
         if self._certificate is not None and settings.server.tls is not None:
             self._certificate.use(Files(settings.server.tls.cert, settings.server.tls.key))
         if self._workers is not None:
-            self._workers.use(_orders(settings))
+            self._workers.use(_orders(settings, self._keep_open))
         self._settings = settings
         self._served = _names(settings)
         log.info("loaded anew: %s", ", ".join(found.reloaded) or "nothing changed")
@@ -300,7 +302,7 @@ def _certificate(settings: Settings) -> Certificate | None:
     return None if tls is None else Certificate(Files(tls.cert, tls.key))
 
 
-def _orders(settings: Settings) -> Orders:
+def _orders(settings: Settings, keep_open: int) -> Orders:
     tls = settings.server.tls
     return Orders(
         _names(settings),
@@ -310,4 +312,5 @@ def _orders(settings: Settings) -> Orders:
         settings.log.format,
         settings.log.access,
         shows_metrics=not settings.server.metrics_listen,
+        keep_open=keep_open,
     )

@@ -17,7 +17,6 @@ from mirrorproxy.workers.words import Opened
 _FOR = (
     1.0  # seconds that a file is kept for those who ask next; then the core is asked again: is it here, who may see it
 )
-_MOST = 256  # files kept so
 _HIT = Outcome(Result.HIT, stored=True)
 _ANSWER_WITHIN = 5.0  # seconds for a health page
 
@@ -33,6 +32,8 @@ class Remote:
         self._held: OrderedDict[tuple[Repository, Digest], tuple[Held, float]] = OrderedDict()  # the oldest first
         self._downloads: dict[int, Download] = {}
         self._generation = 0  # of what is cached
+        self.keep_open = 256
+        """How many files are kept so."""
 
     async def resolve(self, repository: Repository, reference: Reference, *, fresh: bool = False) -> Resolved:
         """See `Registry.resolve`."""
@@ -108,7 +109,7 @@ class Remote:
         now = monotonic()
         while self._held:
             key, (held, until) = next(iter(self._held.items()))
-            if now < until and not all_of_them and len(self._held) <= _MOST:
+            if now < until and not all_of_them and len(self._held) <= self.keep_open:
                 return
             del self._held[key]
             held.drop()

@@ -8,7 +8,9 @@ from mirrorproxy.web.routes import Names
 
 
 class Orders(NamedTuple):
-    """How a worker serves: the settings that matter to it. `level` and `form` are those of the log (`logs.set_up`)."""
+    """How a worker serves: the settings that matter to it. `level` and `form` are those of the log (`logs.set_up`);
+    `keep_open` is how many files it may have open that nobody reads, each of which the core has open too.
+    """
 
     names: Names
     certificate: Files | None
@@ -17,6 +19,7 @@ class Orders(NamedTuple):
     form: str
     access: bool
     shows_metrics: bool
+    keep_open: int
 
 
 class Opened(NamedTuple):

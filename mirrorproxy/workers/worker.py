@@ -93,6 +93,7 @@ class Worker:
         most = raise_file_limit()
         metrics = Metrics(registries)
         self._orders = orders
+        self._remote.keep_open = orders.keep_open
         self._access = AccessLog(sys.stdout, human=not wants_json(orders.form, sys.stdout), shared=True)
         self._access.enabled = orders.access
         self._app = App(

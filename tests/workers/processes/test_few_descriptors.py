@@ -49,6 +49,18 @@ async def test_more_clients_than_descriptors(serve: Serve, hub: Hub) -> None:
                 await asyncio.sleep(0.05)
 
 
+async def test_many_files_in_a_second(serve: Serve, hub: Hub) -> None:
+    """What workers keep open of them leaves descriptors for clients that come, and for the core, which has them too."""
+    blobs = {hub.add_blob("team/a", data): data for data in (os.urandom(1000) for _ in range(140))}
+    async with serve(within=FEW) as proxy, connections(proxy) as ((one,), (other,)):
+        for wire in (one, other):
+            for digest, data in blobs.items():
+                assert (await wire.ask(f"/v2/team/a/blobs/{digest}")).body == data
+        async with connections(proxy, 4):
+            pass
+        assert not proxy.said("Too many open files")
+
+
 async def test_a_worker_that_has_no_descriptor_left(serve: Serve, hub: Hub) -> None:
     """Gets the bytes from the core, and not from a file that it takes for the right one."""
     blobs = {hub.add_blob("team/a", data): data for data in (os.urandom(300_000) for _ in range(4))}
