@@ -167,6 +167,7 @@ def _unix(path: Path, processes: int) -> list[list[socket.socket]]:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.bind(str(path))
+        made.listen(BACKLOG)  # now: until then it looks to others as if it were left behind
     except OSError:
         made.close()
         raise

@@ -16,7 +16,7 @@ from bench.memory import tree
 from mirrorproxy.spans import Spans
 from tests.cli.conftest import Cache
 from tests.e2e.client import begin, connect, rest
-from tests.e2e.proxy import Proxy, until
+from tests.e2e.proxy import Proxy, own_address, until
 from tests.fakes.hub import Hub
 from tests.fakes.script import Quirk
 from tests.storage.faults import hanging
@@ -288,7 +288,9 @@ async def test_a_worker_that_cannot_start(serve: Serve, tmp_path: Path, broken: 
 
 
 async def test_two_that_start_at_once(serve: Serve, tmp_path: Path) -> None:
-    """Cannot both have a port, though no worker listens there yet; who connects so early waits, and is served."""
+    """Cannot both have a port, or a socket file, though no worker accepts connections there yet; who connects so early
+    waits, and is served.
+    """
     at_each_worker(
         tmp_path,
         f"""
@@ -297,15 +299,17 @@ async def test_two_that_start_at_once(serve: Serve, tmp_path: Path) -> None:
             time.sleep(0.01)
         """,
     )
-    first = serve("first", environ={"PYTHONPATH": str(tmp_path)})
+    address, file = own_address(), f"unix:{tmp_path / 's'}"
+    first = serve("first", environ={"PYTHONPATH": str(tmp_path)}, server={"listen": [address, file]})
     await first.launch()
     async with asyncio.timeout(20):
         while not await is_open(first):
             await asyncio.sleep(0.01)
     async with connect(first.address) as early:
         early.send("/v2/")
-        text = await refused(serve("second", server={"listen": [first.address]}))
-        assert f"{first.address} (server.listen, --listen): Address already in use" in text
+        for taken in (address, file):
+            text = await refused(serve("second", server={"listen": [taken]}))
+            assert f"{taken} (server.listen, --listen): Address already in use" in text
         (tmp_path / "go").touch()
         assert (await early.answer()).status == 200
     assert await first.stop() == 0
