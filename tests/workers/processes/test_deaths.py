@@ -386,7 +386,7 @@ async def test_worker_and_template_die_at_once(serve: Serve, hub: Hub) -> None:
 
 async def test_as_process_1(serve: Serve, hub: Hub) -> None:
     """In a container, the orphans of the template are the core's: it knows how they ended, and leaves no zombies."""
-    async with serve(within=("unshare", "--pid", "--fork", "--mount-proc")) as proxy:
+    async with serve(within=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")) as proxy:
         proxy.tolerate("of which workers are copies, has died")
         proxy.tolerate("has ended: killed by SIGKILL")
         (core,) = (pid for pid in tree(proxy.pid)[1:] if pid not in [*pids(proxy), template(proxy)])

@@ -176,7 +176,7 @@ def answered(page: bytes, **labels: str) -> float:
 PIPE = """
 import os, signal, subprocess, sys
 read, write = os.pipe2(os.O_DIRECT)  # which keeps apart what was written apart
-child = subprocess.Popen(sys.argv[2:], stdout=write)
+child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *sys.argv[2:]], stdout=write)
 signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 os.close(write)
 while piece := os.read(read, 1 << 16):
