@@ -70,6 +70,9 @@ class Ahead:
         image = self._images.get((repository, digest))
         if image is None or (layers := self._layers.drop((repository, image))) is None:
             return
+        for layer in layers:
+            if self._images.get((repository, layer.digest)) == image:
+                self._images.drop((repository, layer.digest))
         position = next(number for number, layer in enumerate(layers) if layer.digest == digest)
         self._begin(repository, _held(layers[position + 1 :]))
 

@@ -4,7 +4,7 @@ from mirrorproxy.names import Digest, Repository
 from mirrorproxy.registry import Source, Transfer
 from mirrorproxy.store.memory import Recent
 
-_DOWNLOADS = 4096  # more than may run at once
+_DOWNLOADS = 1024  # more than run at once
 
 
 class Noting:

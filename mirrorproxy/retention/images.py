@@ -14,7 +14,7 @@ from mirrorproxy.store.blobs import BlobStore
 from mirrorproxy.store.index import Index
 from mirrorproxy.store.memory import Recent
 
-_REMEMBERED = 16_384  # manifests and what they name, of which one may name 10,000 things: about 6 MB
+_REMEMBERED = 4096  # manifests and what they name, of which one may name 10,000 things: about 1.5 MB
 _LARGEST_CONFIG = 1 << 20  # bytes
 _TOGETHER = 64  # files looked at in one go of a thread
 

@@ -160,3 +160,16 @@ def test_huge_images_are_not_all_remembered() -> None:
         descriptor = Descriptor(OCI_MANIFEST, Digest.of(b"m%d" % number), 1)
         ahead.served(ALPINE, Manifest(descriptor, b"", Contents(OCI_MANIFEST, layers=layers)), new=False)
     assert 0 < sum(len(each) for _, each in ahead._layers.items()) <= 8192
+
+
+def test_layers_are_forgotten_with_the_first_that_is_asked_for() -> None:
+    """There is nothing more to read ahead of that image; of one that shares a layer there is."""
+    ahead = Ahead(Mode.AUTO, lambda *_: None, lambda *_: None)
+    base, *own = (Descriptor("application/x-layer", Digest.of(b"%d" % number), 1) for number in range(5))
+    images = [Descriptor(OCI_MANIFEST, Digest.of(b"m%d" % number), 1) for number in range(2)]
+    for descriptor, layers in zip(images, ((base, *own[:2]), (base, *own[2:])), strict=True):
+        ahead.served(ALPINE, Manifest(descriptor, b"", Contents(OCI_MANIFEST, layers=layers)), new=False)
+    ahead.asked(ALPINE, own[0].digest)
+    assert {layer for (_, layer), _ in ahead._images.items()} == {base.digest, own[2].digest, own[3].digest}
+    assert ahead.to_come(ALPINE, images[0].digest) == []
+    assert ahead.to_come(ALPINE, images[1].digest) == [base, *own[2:]]
