@@ -25,6 +25,7 @@ need systemd-analyze systemd
 need systemd-socket-activate systemd
 need unshare util-linux
 need nsenter util-linux
+need setpriv util-linux
 need mount mount
 # Debian 13 has Docker's client in a package of its own, Debian 12 in docker.io.
 if [ -r /etc/debian_version ] && [ "$(cut -d. -f1 /etc/debian_version)" = 12 ]; then

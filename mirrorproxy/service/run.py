@@ -32,8 +32,8 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], inherited: Sequence[sock
     set_up(loaded.settings.log.level, loaded.settings.log.format)
     notifier = Notifier.from_environment(os.environ)
     heap.share_one()
-    template = Template.copy() if processes(loaded.settings.server.workers) > 1 else None
     try:
+        template = Template.copy() if processes(loaded.settings.server.workers) > 1 else None
         asyncio.run(_serve(loaded, reload, inherited, notifier, template))
     except (CacheFailed, OSError) as error:
         busy = isinstance(error, OSError) and error.errno == errno.EADDRINUSE

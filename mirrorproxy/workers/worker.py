@@ -73,7 +73,7 @@ class Worker:
     async def _answer(self, name: str, arguments: Arguments) -> Answer:
         if name == "begin":
             await self._begin(*arguments)
-            return Answer(os.getpid())
+            return Answer(None)
         # Told, and not the answer: who asked may wait no more when it is there, and what was taken is taken but once.
         await asyncio.shield(self._tasks.start(self._tell(), name="metrics, now"))
         return Answer(None)

@@ -425,6 +425,8 @@ os.fork = fork
         await anew(proxy, before)
         assert before[1] in pids(proxy)
         assert template(proxy) == parent
+    limit.touch()
+    assert "cannot start: Resource temporarily unavailable" in await refused(serve("other", environ=proxy.environ))
 
 
 async def test_a_template_that_hangs(serve: Serve, tmp_path: Path) -> None:
