@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _CALL, _CANCEL, _TELL, _RESULT, _ERROR = range(5)
 _HEAD = 4  # bytes
 _MOST_UNSENT = 64 << 20  # bytes; then the other side does not read any more, and is given up
+_MUCH = 8 << 20  # bytes unsent, while which answers that are all value wait: many who ask are not one who does not read
 _READ = 256 << 10  # the kernel ends a read before the next descriptor: so there is one at most in each
 
 
@@ -63,6 +64,7 @@ class Line:
         self._descriptors: deque[int | None] = deque()
         self._unsent: deque[tuple[memoryview, int | None]] = deque()
         self._waits = 0  # bytes of them
+        self._for_room: list[asyncio.Future[None]] = []
         self._open = True
         self._loop.add_reader(end, self._readable)
 
@@ -151,6 +153,8 @@ class Line:
             if sent < len(frame):
                 return
             self._unsent.popleft()
+            if self._waits <= _MUCH:
+                self._let_on()
         self._loop.remove_writer(self._socket)
 
     # In.
@@ -218,8 +222,22 @@ class Line:
             log.exception("%s failed", name)
             self._fail(number, MirrorproxyError("an error of mirrorproxy's own; its log says more"))
         else:
+            if answer.fd is None:  # a descriptor may be closed meanwhile
+                await self._room()
             if self._open:
                 self._give(number, answer)
+
+    async def _room(self) -> None:
+        while self._open and self._waits > _MUCH:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._for_room.append(future)
+            await future
+
+    def _let_on(self) -> None:
+        waiting, self._for_room = self._for_room, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     def _give(self, number: int, answer: Answer) -> None:
         try:
@@ -251,6 +269,7 @@ class Line:
             if not future.done():
                 future.set_exception(_gone())
         self._waiting.clear()
+        self._let_on()
         for fd in (*self._descriptors, *(fd for _, fd in self._unsent)):
             close(fd)
         self._descriptors.clear()

@@ -248,6 +248,26 @@ async def test_who_does_not_read_is_given_up() -> None:
     other.close()
 
 
+async def test_more_is_asked_for_than_may_wait() -> None:
+    """Answers to many who read as fast as they can are no reason to give them up: they come one after another."""
+
+    async def answer(name: str, arguments: tuple[Any, ...]) -> Answer:
+        del name, arguments
+        return Answer(bytes(256 << 10))
+
+    ended = asyncio.Event()
+    asking, answering = lines(answer, ended=ended.set)
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(*(asking.call("chunk") for _ in range(300)))
+    assert {len(answer.value) for answer in found} == {256 << 10}
+    assert not ended.is_set()
+    late = [beside(asking.call("chunk")) for _ in range(300)]
+    while not len(answering):
+        await asyncio.sleep(0)
+    await close(answering, asking)  # whoever still waits for room is let go
+    assert len(await asyncio.gather(*late, return_exceptions=True)) == 300
+
+
 async def test_a_frame_that_is_too_long_by_itself() -> None:
     """Ends the line as one that nobody reads; not with an error of its own."""
     ended = asyncio.Event()
