@@ -16,6 +16,8 @@ from mirrorproxy.web.server import Server
 log = logging.getLogger(__name__)
 
 _BURST = 64  # connections taken before others have a turn
+_HANDSHAKE = 60.0  # seconds for TLS to be agreed on; a lossy line takes some
+_GOODBYE = 30.0  # seconds for the other side to agree to its end
 _REST = 1.0  # seconds, where the system has no descriptor for one more
 
 
@@ -84,7 +86,16 @@ class Door:
     async def _welcome(self, connection: socket.socket) -> None:
         """Make it one of the server's, which tells when it is over."""
         try:
-            await self._loop.connect_accepted_socket(self._server, connection, ssl=self._context)
+            if self._context is None:
+                await self._loop.connect_accepted_socket(self._server, connection)
+            else:
+                await self._loop.connect_accepted_socket(
+                    self._server,
+                    connection,
+                    ssl=self._context,
+                    ssl_handshake_timeout=_HANDSHAKE,
+                    ssl_shutdown_timeout=_GOODBYE,
+                )
         except (OSError, asyncio.CancelledError):  # mostly a TLS handshake that failed
             self._left()
 
