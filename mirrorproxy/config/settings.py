@@ -58,8 +58,8 @@ class TlsSettings(_Frozen):
     """A certificate and its key, as PEM files."""
 
     cert: FilePath
-    """Certificate chain (PEM) for HTTPS. Of the ciphers that both sides know, the client's order counts. Read again when
-    the file changes; switching TLS on or off takes a restart.
+    """Certificate chain (PEM) for HTTPS. Of the ciphers that both sides know, the client's order counts. Read again
+    when the file changes; switching TLS on or off takes a restart.
     """
     key: FilePath
     """Its private key (PEM)."""
