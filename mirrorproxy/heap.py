@@ -15,3 +15,14 @@ def share_one() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Return to the system what is free between pieces in use; by itself glibc returns what is free at the heap's end.
+
+    Under mixed load a heap of 36 MiB has 12 that are free so: buffers of downloads, of which there were more at some
+    time. Blocks, for 1 ms. Does nothing where the C library knows no such thing.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -27,3 +27,25 @@ def test_threads_share_one(call: str, one: bool) -> None:
     """As `malloc_info` counts them; without it each of five threads has its own, as far as there are enough cores."""
     run = subprocess.run([sys.executable, "-c", THREADS.format(call=call)], capture_output=True, text=True, check=True)
     assert (run.stdout.count("<heap nr=") == 1) is one
+
+
+HOLES = """
+import os
+from bench.memory import pss
+from mirrorproxy import heap
+heap.share_one()
+large, small = [], []
+for _ in range(200):
+    large.append(b"x" * 100_000)
+    small.append(b"y" * 20_000)
+large.clear()
+before = pss(os.getpid())
+heap.give_back()
+print(before - pss(os.getpid()))
+"""
+
+
+def test_what_is_free_between_pieces_in_use_goes_back() -> None:
+    """Twenty megabytes of buffers, with something that stays between each two of them."""
+    run = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(run.stdout) > 15_000_000
