@@ -293,9 +293,9 @@ class Lanes:
             begins = not self._ingest.accepted
             self._owner.came(lane.at + len(chunk), len(chunk))
             await self._ingest.write(lane.at, chunk)
-            if begins and lane.at + len(chunk) < lane.end:
-                await self._ingest.settle()
-                await asyncio.sleep(_HEAD_START)
             lane.at += len(chunk)
             lane.bytes += len(chunk)
             self._pace.arrived(len(chunk))
+            if begins and lane.at < lane.end:
+                await self._ingest.settle()
+                await asyncio.sleep(_HEAD_START)
