@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 _MAX_HEADER = 64 << 10  # bytes of a line: signed redirect URLs and tokens pass aiohttp's 8,190
 _READ_AHEAD = 256 << 10  # bytes a response may buffer before its connection is paused
-_AT_ONCE = 512 << 10  # bytes read from a socket at a time: 6 to 9 % less processor time for a blob than with 256 KiB
 _KEEP_ALIVE = 45.0  # seconds: less than the 60 to 75 that load balancers and nginx keep an idle connection
 _DNS_TTL = 30
 _FAR = 0.05  # seconds of round trip from which on connections are worth making ahead
@@ -139,9 +138,6 @@ class Transport:
         try:
             response = await send(trace_request_ctx=connection)
             code = code_label(response.status)
-            transport = None if response.connection is None else response.connection.transport
-            if transport is not None and hasattr(transport, "max_size"):  # asyncio's own, and not over TLS
-                transport.max_size = _AT_ONCE
             self._took.append(asyncio.get_running_loop().time() - began)
             self._metrics.round_trip.labels(self._registry, kind).observe(self._took[-1])
             return response

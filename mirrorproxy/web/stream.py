@@ -26,6 +26,7 @@ _PIECE = 64 << 10  # bytes handed to a transport at a time
 _LARGE = 256 << 10  # and where few responses do so: a GiB over TLS takes 0.74 s of processor time then, not 0.84
 FEW = 32
 """So many, since each holds its piece twice when its client is slow: 16 MiB in all."""
+_BEGINNING = 16 << 10  # bytes that go with the head of a longer body: no more, since a slow client's wait in memory
 _BODILESS = frozenset({204, 304})
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
@@ -131,13 +132,13 @@ class Reply:
         block = self._head(fields)
         start, end = (0, None) if span is None else span
         file = cast("FileBlob", blob) if hasattr(blob, "fd") else None
-        if file is not None and end is not None and (data := _at_hand(file, start, end)) is not None:
-            self._count(len(data))
-            await self._write(transport, block + data)
+        data = b"" if file is None or end is None else _at_hand(file, start, end)
+        self._count(len(data))
+        await self._write(transport, block + data)
+        if end is not None and len(data) == end - start:
             if status == 200:
                 self.whole = Whole({**self.common, **fields}, data)
         else:
-            await self._write(transport, block)
             try:
                 if file is not None:
                     await self._from_file(transport, file, start, end)
@@ -188,9 +189,9 @@ class Reply:
         """Send the file's bytes. Raises `CacheFailed` where it can serve no more; what went out is counted."""
         pump = None
         if end is not None and not self.request.protocol.ssl_context:
-            pump = await self._pump(transport, file, start, end)
+            pump = await self._pump(transport, file, start + self.sent, end)
         if pump is None:
-            await self._by_pieces(transport, file, start, end)
+            await self._by_pieces(transport, file, start + self.sent, end)
             return
         try:
             await pump.run()
@@ -200,7 +201,7 @@ class Reply:
             raise
         finally:
             self.sent = pump.at - start
-            self.first_byte = pump.first_byte
+            self.first_byte = self.first_byte or pump.first_byte
 
     async def _by_pieces(self, transport: asyncio.Transport, file: FileBlob, start: int, end: int | None) -> None:
         async with AsyncExitStack() as stack:
@@ -272,17 +273,16 @@ class Reply:
             watch.cancel()
 
 
-def _at_hand(file: FileBlob, start: int, end: int) -> bytes | None:
-    """The bytes of a small span where they are in memory: head and body leave in one write then."""
-    if end - start > _PIECE or file.ready(start) < end:
-        return None
-    if start == end:
+def _at_hand(file: FileBlob, start: int, end: int) -> bytes:
+    """The first bytes of a span, as far as they are in memory: head and body begin, or leave, in one write then."""
+    most = _PIECE if end - start <= _PIECE else _BEGINNING
+    size = min(file.ready(start), end, start + most) - start
+    if size <= 0:
         return b""
     try:
-        data = read_now(file.fd, end - start, start)
+        return read_now(file.fd, size, start) or b""
     except CacheFailed:
-        return None  # the ordinary way will find out, and go another
-    return data if data is not None and len(data) == end - start else None
+        return b""  # the ordinary way will find out, and go another
 
 
 async def _pieces(file: FileBlob, at: int, end: int | None, most: int, pages: Executor) -> AsyncGenerator[bytes]:
