@@ -109,14 +109,23 @@ async def connect(port: int, tls: ssl.SSLContext | None = None, *, limit: int = 
 
 def take_nothing(port: int, tls: ssl.SSLContext | None, target: str) -> socket.socket:
     """A blocking client that asked, and read the first byte of the answer's head and no more."""
+    client = small(port, tls)
+    ask_for(client, target)
+    return client
+
+
+def small(port: int, tls: ssl.SSLContext | None) -> socket.socket:
+    """A blocking client that has asked nothing yet, with room for little."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
     client.connect(("127.0.0.1", port))
-    if tls is not None:
-        client = tls.wrap_socket(client, server_hostname="localhost")
+    return client if tls is None else tls.wrap_socket(client, server_hostname="localhost")
+
+
+def ask_for(client: socket.socket, target: str) -> None:
+    """Ask, and read the first byte of the answer's head and no more."""
     client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert client.recv(1) == b"H"
-    return client
 
 
 def reset(client: socket.socket) -> None:
