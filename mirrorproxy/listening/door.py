@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 
 from mirrorproxy.tasks import Tasks
 from mirrorproxy.web.server import Server
@@ -16,9 +17,15 @@ from mirrorproxy.web.server import Server
 log = logging.getLogger(__name__)
 
 _BURST = 64  # connections taken before others have a turn
-_HANDSHAKE = 60.0  # seconds for TLS to be agreed on; a lossy line takes some
-_GOODBYE = 30.0  # seconds for the other side to agree to its end
+_HANDSHAKE = 60  # seconds for TLS to be agreed on; a lossy line takes some
+_GOODBYE = 30  # seconds for the other side to agree to its end
 _REST = 1.0  # seconds, where the system has no descriptor for one more
+
+
+class _Encrypted(SSLProtocol):
+    """TLS with a client, which sends little: asyncio's own holds 256 KiB for it, as long as it is connected."""
+
+    max_size = 32 << 10  # bytes
 
 
 class Door:
@@ -89,15 +96,30 @@ class Door:
             if self._context is None:
                 await self._loop.connect_accepted_socket(self._server, connection)
             else:
-                await self._loop.connect_accepted_socket(
-                    self._server,
-                    connection,
-                    ssl=self._context,
-                    ssl_handshake_timeout=_HANDSHAKE,
-                    ssl_shutdown_timeout=_GOODBYE,
-                )
+                await self._agree(connection, self._context)
         except (OSError, asyncio.CancelledError):  # mostly a TLS handshake that failed
             self._left()
+
+    async def _agree(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        agreed = self._loop.create_future()
+
+        def encrypted() -> SSLProtocol:
+            return _Encrypted(
+                self._loop,
+                self._server(),
+                context,
+                agreed,
+                server_side=True,
+                ssl_handshake_timeout=_HANDSHAKE,
+                ssl_shutdown_timeout=_GOODBYE,
+            )
+
+        transport, _ = await self._loop.connect_accepted_socket(encrypted, connection)
+        try:
+            await agreed
+        except BaseException:
+            transport.abort()
+            raise
 
     def _left(self) -> None:
         self._inside -= 1
