@@ -299,7 +299,7 @@ class TestDatabase:
             names = ("journal_mode", "synchronous", "mmap_size", "cache_size", "locking_mode")
             return [index._connected._con.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
-        assert await index._run(pragmas) == ["wal", 1, 0, -4096, "exclusive"]
+        assert await index._run(pragmas) == ["wal", 1, 0, -1024, "exclusive"]
         assert not (directory / "index/cache.db-shm").exists()
 
     async def test_a_new_one_has_to_be_rebuilt_until_that_is_done(self, index: Index) -> None:
