@@ -250,14 +250,14 @@ class Cached:
         del end  # every byte is wanted, by the next client if not by this one
         fact = await self._shelf.fact(repository, digest)
         size = None if fact is None else fact.size
-        look = fact is not None or self._fills.flown_for(digest) is not None or await self._shelf.has(digest)
+        may_be_here = fact is not None or self._fills.flown_for(digest) is not None or await self._shelf.has(digest)
         if fact is None:
             flown_for = self._fills.flown_for(digest)
-            if look if flown_for is None else flown_for != repository:
+            if may_be_here if flown_for is None else flown_for != repository:
                 # Somebody else's bytes: shown here only on this repository's own word.
                 size = (await self.stat(repository, digest)).descriptor.size
-                look = True
-        if look and (here := await self._shelf.blob(digest, size)) is not None:
+                may_be_here = True
+        if may_be_here and (here := await self._shelf.blob(digest, size)) is not None:
             here.instead = partial(Passage, self._source, repository, digest, here.size)
             self._ahead.asked(repository, digest)
             return here

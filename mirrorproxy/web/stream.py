@@ -135,7 +135,7 @@ class Reply:
         data = b"" if file is None or end is None else _at_hand(file, start, end)
         self._count(len(data))
         await self._write(transport, block + data)
-        if end is not None and len(data) == end - start:
+        if file is not None and end is not None and len(data) == end - start:
             if status == 200:
                 self.whole = Whole({**self.common, **fields}, data)
         else:

@@ -144,6 +144,15 @@ async def test_a_wrong_last_byte_is_a_broken_transfer(served: Served) -> None:
     assert len(answer.body) <= SIZE - 65_536
 
 
+async def test_nothing_is_read_to_its_end_too(serve: Serve) -> None:
+    """An empty blob that is passed through: only its stream knows whether it was to be empty."""
+    served = await serve(MemoryRegistry("stream"))
+    digest = served.registry.put_blob(REPOSITORY, b"")
+    answer = await served.ask(f"/v2/a/blobs/{digest}")
+    assert (answer.status, answer.body, answer.complete) == (200, b"", True)
+    assert served.registry.opened["chunks"] == 1
+
+
 async def test_a_broken_transfer_without_any_framing_is_reset(served: Served) -> None:
     """HTTP/1.0 and no size: the connection's end is the body's, so only a reset tells that it broke."""
     growth = served.registry.put_growing(REPOSITORY, DATA, available=1000, size_known=False)
