@@ -231,7 +231,7 @@ class Proxy:
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of its log."""
-        return [json.loads(line) for line in self.stderr.read_text().splitlines()]
+        return [json.loads(line) for line in _lines(self.stderr)]
 
     def said(self, text: str) -> bool:
         """Does a line of the log contain this?"""
@@ -239,7 +239,7 @@ class Proxy:
 
     def requests(self) -> list[dict[str, Any]]:
         """The lines of the access log so far, but for those of the health pages and metrics."""
-        lines = [json.loads(line) for line in self.stdout.read_text().splitlines()]
+        lines = [json.loads(line) for line in _lines(self.stdout)]
         return [line for line in lines if line["path"] not in ("/readyz", "/metrics")]
 
     async def logged(self, request_id: str) -> dict[str, Any]:
@@ -266,7 +266,7 @@ class Proxy:
         """The lines of the log that tell of an error, or are no log lines at all, such as a traceback's."""
         return [
             line
-            for line in self.stderr.read_text(errors="replace").splitlines()
+            for line in _lines(self.stderr)
             if _is_complaint(line) and not any(re.search(pattern, line) for pattern in self._tolerated)
         ]
 
@@ -298,6 +298,12 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def _lines(path: Path) -> list[str]:
+    """A log's whole lines: a reader sees the file grow a memory page at a time, in the midst of a line."""
+    text = path.read_text(errors="replace")
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def _is_complaint(line: str) -> bool:
