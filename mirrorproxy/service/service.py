@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _KEPT = 256  # files that a worker keeps open for a second
 _PAGES = 64  # connections for health pages and metrics, where these have an address of their own
 _LOOK_EVERY = 5.0  # seconds
-_GIVE_BACK_EVERY = 60.0  # seconds
+_GIVE_BACK_EVERY = 5.0  # seconds
 _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the log
 
 

@@ -5,7 +5,9 @@ import hashlib
 import json
 import random
 import resource
-from contextlib import ExitStack
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import pytest
@@ -232,6 +234,20 @@ async def test_memory_does_not_grow_with_clients_that_take_nothing(
     await served.idle()
 
 
+async def test_what_was_sent_is_not_kept(serve: Serve) -> None:
+    """The first bytes of a body go with its head; no client has them in memory for the rest of it."""
+    served = await serve(MemoryRegistry("file"), tls=False, write_timeout=60)
+    target = f"/v2/a/blobs/{served.registry.put_blob(REPOSITORY, DATA * 10)}"
+    with ExitStack() as clients, traced() as taken:
+        clients.enter_context(await asyncio.to_thread(take_nothing, served.port, served.tls, target))
+        before = taken()
+        for _ in range(50):
+            clients.enter_context(await asyncio.to_thread(take_nothing, served.port, served.tls, target))
+        assert served.app.inflight == 51
+        assert taken() - before < 50 * 20_000  # it is 14 KB, and 31 where the first bytes are kept
+    await served.idle()
+
+
 async def test_large_pieces_are_for_few(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over TLS, where each response holds its piece: whoever comes when there are many has small ones."""
     sizes: list[int] = []
@@ -251,6 +267,16 @@ async def test_large_pieces_are_for_few(serve: Serve, monkeypatch: pytest.Monkey
     await served.idle()
     assert (await served.ask(target)).body == DATA * 10
     assert sizes[-1] == 256 << 10
+
+
+@contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """Bytes that objects of this process take which were made since, asked for when it is wanted."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
 
 
 def _resident() -> int:
