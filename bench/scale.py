@@ -1,5 +1,6 @@
-"""Caches of a thousand to a million pieces of content: `python -m bench.scale`. How long they take to start, what
-memory, what a hit costs, and what one takes while 10,000 pieces are evicted.
+"""Caches of a thousand to a million pieces of content, and what a start, memory and a hit of them cost.
+
+`python -m bench.scale`; and what a hit takes while 10,000 pieces are evicted.
 
 The content is made here: files without a block on the disk for what depends on their number, and of 4 KiB for the
 eviction.

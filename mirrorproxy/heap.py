@@ -1,8 +1,10 @@
 """Memory of the C library."""
 
+import asyncio
 import ctypes
 
 _M_ARENA_MAX = -8  # mallopt(3)
+_GIVE_BACK_EVERY = 5.0  # seconds
 
 
 def share_one() -> None:
@@ -21,8 +23,16 @@ def give_back() -> None:
     """Return to the system what is free between pieces in use; by itself glibc returns what is free at the heap's end.
 
     Under mixed load a heap of 36 MiB has 12 that are free so: buffers of downloads, of which there were more at some
-    time. Blocks, for 1 ms. Does nothing where the C library knows no such thing.
+    time; and what waited for 200 clients over TLS that took nothing, 60 MiB, is free so when they have left. Blocks,
+    for 1 ms. Does nothing where the C library knows no such thing.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+async def keep_giving_back() -> None:
+    """`give_back` every few seconds, in a thread, until cancelled."""
+    while True:
+        await asyncio.sleep(_GIVE_BACK_EVERY)
+        await asyncio.to_thread(give_back)

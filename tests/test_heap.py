@@ -1,9 +1,12 @@
 """One heap for all threads."""
 
+import asyncio
 import subprocess
 import sys
 
 import pytest
+
+from mirrorproxy import heap
 
 THREADS = """
 import ctypes, threading
@@ -49,3 +52,21 @@ def test_what_is_free_between_pieces_in_use_goes_back() -> None:
     """Twenty megabytes of buffers, with something that stays between each two of them."""
     run = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
     assert int(run.stdout) > 15_000_000
+
+
+async def test_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is cancelled."""
+    given = 0
+
+    def give_back() -> None:
+        nonlocal given
+        given += 1
+
+    monkeypatch.setattr(heap, "_GIVE_BACK_EVERY", 0.001)
+    monkeypatch.setattr(heap, "give_back", give_back)
+    keeping = asyncio.get_running_loop().create_task(heap.keep_giving_back())
+    while given < 3:
+        await asyncio.sleep(0.001)
+    keeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping

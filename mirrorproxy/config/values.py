@@ -260,7 +260,7 @@ def whole_number(lowest: int, highest: int, word: str | None = None) -> PlainVal
             number = value
         elif word and value == word:
             return word
-        elif re.fullmatch(r"[0-9]{1,15}", _word(value)):
+        elif re.fullmatch(r"-?[0-9]{1,15}", _word(value)):
             number = int(_word(value))
         else:
             raise ValueError(f"{shown(value)} is not a whole number; {accepted}")

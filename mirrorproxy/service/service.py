@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 _KEPT = 256  # files that a worker keeps open for a second
 _PAGES = 64  # connections for health pages and metrics, where these have an address of their own
 _LOOK_EVERY = 5.0  # seconds
-_GIVE_BACK_EVERY = 5.0  # seconds
 _FAREWELL = 1.0  # seconds for requests that were cut off to be put down in the log
 
 
@@ -134,7 +133,7 @@ class Service:
         self._parts.push_async_callback(self._tasks.aclose)
         self._tasks.start(self._retention.run(), name="retention")
         self._tasks.start(self._housekeeping(), name="housekeeping")
-        self._tasks.start(self._give_back(), name="memory")
+        self._tasks.start(heap.keep_giving_back(), name="memory")
         self._tasks.start(self._scrub.run(), name="scrub")
         if self._certificate is not None:
             self._tasks.start(self._certificate.watch(), name="certificate")
@@ -168,7 +167,10 @@ class Service:
     @property
     def status(self) -> str:
         """What it does, in one line."""
-        return f"serves {', '.join(self._settings.upstreams)} on {self._addresses}"
+        how = "" if self._certificate is None else " over HTTPS"
+        workers = processes(self._started.server.workers)
+        how += f" with {workers} workers" if workers > 1 else ""
+        return f"serves {', '.join(self._settings.upstreams)}{how} on {self._addresses}"
 
     @property
     def grace(self) -> float:
@@ -287,11 +289,6 @@ class Service:
             if not self._inflight and not len(self._fills):
                 await self._stacks.retire()
             await asyncio.sleep(_LOOK_EVERY)
-
-    async def _give_back(self) -> None:
-        while True:
-            await asyncio.sleep(_GIVE_BACK_EVERY)
-            await asyncio.to_thread(heap.give_back)
 
     async def _rebuild(self) -> None:
         try:

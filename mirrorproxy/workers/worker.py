@@ -117,6 +117,7 @@ class Worker:
         self._probes.state = State.READY
         self._tasks.start(self._keep_telling(), name="metrics")
         self._tasks.start(self._let_go(), name="files kept open")
+        self._tasks.start(heap.keep_giving_back(), name="memory")
 
     def _forget(self) -> None:
         self._remote.let_go(all_of_them=True)

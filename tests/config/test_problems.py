@@ -182,6 +182,7 @@ upstreams:
                 "1: server.listen[0]: 'unix:' needs a path, as in unix:/run/mirrorproxy.sock",
             ),
             ("server: {workers: 0}", "1: server.workers: 0 is out of range; write a number from 1 to 256, or auto"),
+            ("server: {workers: '-1'}", "1: server.workers: -1 is out of range; write a number from 1 to 256, or auto"),
             ("server: {workers: 1.5}", None),
             ("server: {write_timeout: 0s}", "1: server.write_timeout: must be longer than 0s"),
             ("server: {tls: tls.crt}", "1: server.tls: must be a mapping of cert, key"),

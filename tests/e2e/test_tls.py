@@ -59,6 +59,7 @@ async def test_pulls(proxy: Proxy, hub: Hub, authority: Authority) -> None:
         assert (answer.complete, answer.body == data) == (True, True)
     assert (await proxy.ask(target, headers={"Range": "bytes=4000000-"})).body == data[4_000_000:]
     assert hub.count("cdn") == 1
+    assert proxy.said(" over HTTPS")
 
 
 async def test_no_tls_on_a_tls_port(proxy: Proxy, authority: Authority) -> None:

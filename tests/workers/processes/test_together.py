@@ -6,6 +6,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,7 @@ async def test_all_kinds_of_addresses(serve: Serve, hub: Hub, tmp_path: Path) ->
     proxy.settings["server"]["listen"] = [proxy.address, own_address(), "[::1]:0", "127.0.0.1:0", f"unix:{path}"]
     async with proxy:
         (line,) = [line["msg"] for line in proxy.log() if " serves " in line["msg"]]
+        assert " serves docker.io with 2 workers on " in line
         addresses = line.rpartition(" on ")[2].split(", ")
         assert [address.rpartition(":")[0] for address in addresses[2:]] == ["[::1]", "127.0.0.1", "unix"]
         for address in addresses:
@@ -349,3 +351,29 @@ async def test_no_memory_is_written_by_two(serve: Serve) -> None:
             for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
                 writable, shared = line.split()[1][1] == "w", line.split()[1][3] == "s"
                 assert not (writable and shared) or (pid == proxy.pid and line.endswith("-shm")), line
+
+
+async def test_memory_that_a_crowd_took_goes_back(serve: Serve, hub: Hub, tmp_path: Path) -> None:
+    """Over TLS what waits for a client is in memory: a worker keeps little of it when they have left."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert")
+    certificate.private_key_pem.write_to_path(tmp_path / "key")
+    client = trusting(authority)
+    blob = f"/v2/team/a/blobs/{hub.add_image('team/a', '1', os.urandom(8 * MIB)).layers[0].digest}"
+    async with serve(
+        server={"tls": {"cert": str(tmp_path / "cert"), "key": str(tmp_path / "key")}}, tls=client
+    ) as proxy:
+
+        def taken() -> int:
+            return sum(map(pss, pids(proxy)))
+
+        await proxy.ask(blob)
+        before = taken()
+        async with AsyncExitStack() as stack:
+            for _ in range(100):
+                wire = await stack.enter_async_context(connect(proxy.address, client, limit=1 << 12))
+                await begin(wire, blob, 1)
+            most = taken()
+        assert most - before > 16 * MIB
+        await until(lambda: taken() - before < (most - before) / 2)
