@@ -15,7 +15,7 @@ async def _listed(desk: Desk) -> int:
 
 
 async def _traced(desk: Desk) -> int:
-    """The most bytes that a listing has at once; in one of a thousand a table of the interpreter grows, to 4 MiB."""
+    """The most bytes that a listing has at once; now and then a table of the interpreter grows in one, to 4 MiB."""
     tracemalloc.start()
     try:
         await _listed(desk)
